@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`set sme ...` and `show sme ...`."""
+
+from __future__ import annotations
+
+import gdb
+
+from gdb_sme.target.session import SESSIONS
+from gdb_sme.target.settings import SETTINGS
+
+_LOWEST, _HIGHEST = 32, 51
+
+
+class CBitParameter(gdb.Parameter):
+    """Position of the C-bit, 32 to 51, for kernels that cannot be asked; auto finds it."""
+
+    set_doc = "Set the position of the C-bit (a bit from 32 to 51, or auto)."
+    show_doc = "Show the position of the C-bit (a bit from 32 to 51, or auto)."
+
+    def __init__(self) -> None:
+        super().__init__("sme c-bit", gdb.COMMAND_DATA, gdb.PARAM_STRING)
+        self.value = "auto" if SETTINGS.c_bit is None else str(SETTINGS.c_bit)
+        self._accepted = self.value
+
+    def get_set_string(self) -> str:
+        """Called by gdb after a new value was stored."""
+        text = self.value.strip()
+        if text in ("", "auto"):
+            SETTINGS.c_bit = None
+        elif text.isdecimal() and _LOWEST <= int(text) <= _HIGHEST:
+            SETTINGS.c_bit = int(text)
+        else:
+            self.value = self._accepted
+            raise gdb.GdbError(f"set sme c-bit: {text!r}: give a bit from 32 to 51, or auto")
+        self._accepted = self.value = text or "auto"
+        SESSIONS.forget()
+        return ""
+
+    def get_show_string(self, value: str) -> str:
+        """Called by gdb."""
+        return f"The position of the C-bit is {value}."
+
+
+PARAMETERS = (CBitParameter,)

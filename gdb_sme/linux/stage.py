@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far the boot has come, judged from CPU 0 (the boot CPU) and the kernel's own variables.
+
+The order is that of arch/x86/kernel/head_64.S, head64.c and init/main.c (6.1 and 6.12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from gdb_sme.core.cr3 import CpuState
+from gdb_sme.errors import ReadError
+from gdb_sme.linux.image import START_KERNEL_MAP
+from gdb_sme.linux.kernel import Kernel
+
+#: include/linux/kernel.h (6.1, 6.12), for symbol files without the enumerators.
+_SYSTEM_STATES = {"SYSTEM_FREEING_INITMEM": 2, "SYSTEM_RUNNING": 3}
+
+_RESET_VECTOR = 0xFFF0
+_RESET_CS = 0xF000
+
+
+class Stage(IntEnum):
+    """Stages of the boot in their order."""
+
+    RESET = 0
+    REAL_MODE = 1
+    PROTECTED_MODE = 2
+    DECOMPRESSOR = 3
+    IDENTITY = 4
+    EARLY = 5
+    INIT = 6
+    RUNNING = 7
+
+
+TITLES = {
+    Stage.RESET: "reset",
+    Stage.REAL_MODE: "real mode",
+    Stage.PROTECTED_MODE: "32-bit protected mode",
+    Stage.DECOMPRESSOR: "decompressor",
+    Stage.IDENTITY: "startup_64, at identity addresses",
+    Stage.EARLY: "early boot, on early_top_pgt",
+    Stage.INIT: "on init_top_pgt, before user space",
+    Stage.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BootStage:
+    """A stage and what else is known of it.
+
+    Attributes:
+        stage: the stage.
+        detail: more of it, in words; empty when there is no more.
+    """
+
+    stage: Stage
+    detail: str = ""
+
+    def __str__(self) -> str:
+        title = TITLES[self.stage]
+        return f"{title} ({self.detail})" if self.detail else title
+
+
+def system_state_at_least(kernel: Kernel, name: str) -> bool:
+    """Whether the kernel's ``system_state`` has reached enumerator ``name``."""
+    state = kernel.read_symbol("system_state", 4)
+    wanted = kernel.symbols.enumerator(name)
+    return state is not None and state >= (_SYSTEM_STATES[name] if wanted is None else wanted)
+
+
+def initmem_freed(kernel: Kernel) -> bool:
+    """Whether .init memory, early_top_pgt in it, may be poisoned and in other use already."""
+    return system_state_at_least(kernel, "SYSTEM_FREEING_INITMEM")
+
+
+def boot_stage(kernel: Kernel) -> BootStage:
+    """The stage that the machine is in."""
+    boot_cpu = kernel.cpus[0]
+    if not boot_cpu.protected:
+        return _real_mode(boot_cpu)
+    if not boot_cpu.long_mode or not boot_cpu.paging:
+        return BootStage(Stage.PROTECTED_MODE, "firmware, or the decompressor's 32-bit entry")
+    image = kernel.image
+    if image is None:
+        return _without_image(kernel, boot_cpu)
+    if system_state_at_least(kernel, "SYSTEM_RUNNING"):
+        return BootStage(Stage.RUNNING, "CPU 0 in user mode" if boot_cpu.user_mode else "")
+    if boot_cpu.rip < START_KERNEL_MAP and not _high_half(boot_cpu.rip):
+        if 0 <= boot_cpu.rip - image.pa < image.size:
+            return BootStage(Stage.IDENTITY, _identity_detail(kernel, boot_cpu))
+        return _low_rip(kernel, boot_cpu)
+    cr3 = kernel.cr3(boot_cpu)
+    if cr3 is not None and cr3.pa == kernel.pa_of("early_top_pgt"):
+        return BootStage(Stage.EARLY, _early_detail(kernel, cr3.pa))
+    if cr3 is not None and cr3.pa == kernel.pa_of("init_top_pgt"):
+        return BootStage(Stage.INIT)
+    if direct_map_taken_over(kernel, boot_cpu):
+        return BootStage(Stage.INIT, "CR3 holds another table: see sme cr3")
+    return BootStage(Stage.EARLY, "CR3 holds another table: see sme cr3")
+
+
+def direct_map_taken_over(kernel: Kernel, cpu: CpuState) -> bool:
+    """Whether init_top_pgt maps the direct map: so it is from the end of init_mem_mapping() on."""
+    root = kernel.pa_of("init_top_pgt")
+    if root is None:
+        return False
+    index = cpu.mode.levels[0].index(page_offset_base(kernel, cpu))
+    try:
+        return bool(kernel.memory.read(root + 8 * index, 1)[0] & 1)
+    except ReadError:
+        return False
+
+
+def page_offset_base(kernel: Kernel, cpu: CpuState) -> int:
+    """Start of the direct map: the variable, or its value without CONFIG_RANDOMIZE_MEMORY.
+
+    Documentation/x86/x86_64/mm.rst (6.1).
+    """
+    value = kernel.read_symbol("page_offset_base")
+    if value:
+        return value
+    return 0xFF11000000000000 if cpu.mode.va_bits == 57 else 0xFFFF888000000000
+
+
+def _high_half(va: int) -> bool:
+    return bool(va >> 63)
+
+
+def _real_mode(cpu: CpuState) -> BootStage:
+    if cpu.rip == _RESET_VECTOR and cpu.cs == _RESET_CS:
+        return BootStage(Stage.RESET)
+    return BootStage(Stage.REAL_MODE, "firmware or the kernel's setup code")
+
+
+def _without_image(kernel: Kernel, cpu: CpuState) -> BootStage:
+    if not _high_half(cpu.rip) and not cpu.user_mode:
+        if kernel.symbols.address("_text") is None:
+            return BootStage(Stage.DECOMPRESSOR, "or startup_64: no symbols to tell")
+        return BootStage(Stage.DECOMPRESSOR, "the kernel is not in place yet")
+    return BootStage(Stage.RUNNING, "no symbols of this kernel to tell more")
+
+
+def _low_rip(kernel: Kernel, cpu: CpuState) -> BootStage:
+    if _in_workarea(kernel, cpu):
+        return BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
+    if cpu.user_mode:
+        return BootStage(Stage.RUNNING, "CPU 0 in user mode")
+    return BootStage(Stage.DECOMPRESSOR)
+
+
+def _in_workarea(kernel: Kernel, cpu: CpuState) -> bool:
+    cr3 = kernel.cr3(cpu)
+    start = kernel.pa_of("sme_workarea")
+    return cr3 is not None and start is not None and start <= cr3.pa < start + WORKAREA_SIZE
+
+
+#: The .init.scratch section holds sme_workarea: 2 MiB for it and 2 MiB for the tables behind it
+#: (arch/x86/mm/mem_encrypt_identity.c, 6.1 and 6.12).
+WORKAREA_SIZE = 4 << 20
+
+
+def _identity_detail(kernel: Kernel, cpu: CpuState) -> str:
+    if _in_workarea(kernel, cpu):
+        return "on the temporary tables of sme_encrypt_kernel"
+    mask = kernel.evidence.sme_me_mask
+    if mask is None:
+        return ""
+    return "after sme_enable" if mask else "sme_me_mask not set"
+
+
+def _early_detail(kernel: Kernel, root_pa: int) -> str:
+    try:
+        identity = kernel.memory.read(root_pa, 8)[0] & 1
+    except ReadError:
+        return ""
+    return f"{'before' if identity else 'after'} reset_early_page_tables"

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which top-level table a physical address is: the kernel's own names, and the tasks'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gdb_sme.core.cr3 import CpuState
+from gdb_sme.errors import ReadError
+from gdb_sme.linux.kernel import Kernel
+from gdb_sme.linux.stage import WORKAREA_SIZE, initmem_freed
+
+
+class Kind(Enum):
+    """What a top-level table is for: decides which C-bit its CR3 must have."""
+
+    EARLY = "early"
+    INIT = "init"
+    TRAMPOLINE = "trampoline"
+    WORKAREA = "workarea"
+    MM = "mm"
+    EFI = "efi"
+    IDENTITY = "identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A known top-level table.
+
+    Attributes:
+        kind: what it is for.
+        name: the kernel's expression for it: ``early_top_pgt``, ``efi_mm.pgd``.
+        pa: its physical address.
+        detail: more in words, empty when there is nothing more.
+    """
+
+    kind: Kind
+    name: str
+    pa: int
+    detail: str = ""
+
+
+def early_table(kernel: Kernel) -> Table | None:
+    """early_top_pgt by this kernel's name; None when there is none, or its memory was freed."""
+    return None if initmem_freed(kernel) else _image_table(kernel, Kind.EARLY, "early_top_pgt")
+
+
+def init_table(kernel: Kernel) -> Table | None:
+    """init_top_pgt by this kernel's name, None when there is none."""
+    return _image_table(kernel, Kind.INIT, "init_top_pgt")
+
+
+def _image_table(kernel: Kernel, kind: Kind, name: str) -> Table | None:
+    found, pa = kernel.symbol(name), kernel.pa_of(name)
+    return None if found is None or pa is None else Table(kind, found[0], pa)
+
+
+def trampoline_table(kernel: Kernel) -> Table | None:
+    """The table that APs start on: real_mode_header->trampoline_pgd, a physical address.
+
+    arch/x86/include/asm/realmode.h (6.1): the member is a u32.
+    """
+    header = kernel.read_symbol("real_mode_header")
+    pa = kernel.read_field(header, "real_mode_header", "trampoline_pgd") if header else None
+    return Table(Kind.TRAMPOLINE, "trampoline_pgd", pa) if pa else None
+
+
+def efi_table(kernel: Kernel) -> Table | None:
+    """The EFI runtime's table, efi_mm.pgd."""
+    found = kernel.symbol("efi_mm")
+    if found is None or kernel.image is None:
+        return None
+    pgd = kernel.read_field(kernel.image.va_of(found[1]), "mm_struct", "pgd")
+    pa = kernel_pa(kernel, pgd) if pgd else None
+    return None if pa is None else Table(Kind.EFI, "efi_mm.pgd", pa)
+
+
+def loaded_table(kernel: Kernel, cpu: CpuState) -> Table | None:
+    """The table that the kernel believes to be loaded on ``cpu``.
+
+    cpu_tlbstate.loaded_mm (4.14 and later; arch/x86/mm/tlb.c), with the task it belongs to.
+    """
+    mm = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm")
+    pgd = kernel.read_field(mm, "mm_struct", "pgd") if mm else None
+    pa = kernel_pa(kernel, pgd) if pgd else None
+    if mm is None or pa is None:
+        return None
+    init = init_table(kernel)
+    if init is not None and pa == init.pa:
+        return init
+    return Table(Kind.MM, "loaded_mm->pgd", pa, _owner(kernel, cpu, mm))
+
+
+def _owner(kernel: Kernel, cpu: CpuState, mm: int) -> str:
+    task = current_task(kernel, cpu)
+    owner = task if task and kernel.read_field(task, "task_struct", "mm") == mm else None
+    owner = owner or kernel.read_field(mm, "mm_struct", "owner")
+    return task_name(kernel, owner) if owner else ""
+
+
+def task_name(kernel: Kernel, task: int) -> str:
+    """``task 77 (sh)`` for the task_struct at ``task``, empty when it cannot be read."""
+    pid = kernel.read_field(task, "task_struct", "pid")
+    comm = kernel.symbols.field("task_struct", "comm")
+    if pid is None or comm is None:
+        return ""
+    try:
+        raw = kernel.read_virtual(task + comm.offset, comm.size)
+    except ReadError:
+        return f"task {pid}"
+    comm_text = raw.partition(b"\0")[0].decode("ascii", "replace")
+    return f"task {pid} ({comm_text})"
+
+
+def current_task(kernel: Kernel, cpu: CpuState) -> int | None:
+    """Address of the task_struct that runs on ``cpu``, None when it cannot be had.
+
+    6.2 moved current_task into pcpu_hot, 6.15 back again.
+    """
+    return percpu_value(kernel, cpu, "current_task") or percpu_value(
+        kernel, cpu, "pcpu_hot", "pcpu_hot", "current_task"
+    )
+
+
+def percpu_value(
+    kernel: Kernel, cpu: CpuState, name: str, struct: str = "", path: str = ""
+) -> int | None:
+    """A per-CPU variable of ``cpu``, or a member of one; None when it cannot be had."""
+    found, offsets = kernel.symbol(name), kernel.symbol("__per_cpu_offset")
+    if found is None or offsets is None or kernel.image is None:
+        return None
+    member = kernel.symbols.field(struct, path) if struct else None
+    if struct and member is None:
+        return None
+    try:
+        at = kernel.image.pa_of(offsets[1]) + 8 * cpu.index
+        base = int.from_bytes(kernel.memory.read(at, 8), "little")
+        va = (found[1] + base + (member.offset if member else 0)) & ((1 << 64) - 1)
+        return int.from_bytes(kernel.read_virtual(va, member.size if member else 8), "little")
+    except ReadError:
+        return None
+
+
+def kernel_pa(kernel: Kernel, va: int) -> int | None:
+    """Physical address of kernel address ``va``: ``__pa`` for the image and the direct map."""
+    if kernel.image is not None and 0 <= va - kernel.image.va < kernel.image.size:
+        return va - kernel.image.va + kernel.image.pa
+    root = kernel.pa_of("init_top_pgt")
+    if root is None or not va >> 63:
+        return None
+    mapping = kernel.walk(va, root, kernel.cpus[0]).mapping
+    return None if mapping is None else mapping.pa
+
+
+def identify(kernel: Kernel, pa: int, cpu: CpuState) -> Table | None:
+    """Which table ``pa`` is, as ``cpu`` could have it in CR3; None when no table is known there."""
+    for table in (early_table(kernel), init_table(kernel)):
+        if table is not None and table.pa == pa:
+            return table
+    start = kernel.pa_of("sme_workarea")
+    if start is not None and not initmem_freed(kernel) and start <= pa < start + WORKAREA_SIZE:
+        return Table(Kind.WORKAREA, "sme_workarea", pa, "temporary tables of sme_encrypt_kernel")
+    if kernel.image is None or (not cpu.user_mode and not cpu.rip >> 63):
+        trampoline = trampoline_table(kernel) if kernel.image is not None else None
+        if trampoline is not None and trampoline.pa == pa:
+            return trampoline
+        return Table(Kind.IDENTITY, "identity map", pa, "of the decompressor or boot loader")
+    loaded = loaded_table(kernel, cpu)
+    if loaded is not None:
+        if loaded.pa == pa:
+            return loaded
+        if loaded.pa | 0x1000 == pa:
+            detail = f"user half of page-table isolation, {loaded.detail or loaded.name}"
+            return Table(Kind.MM, loaded.name, pa, detail)
+    for table in (trampoline_table(kernel), efi_table(kernel)):
+        if table is not None and table.pa == pa:
+            return table
+    return None

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A walk with what the kernel knows about the address: the answer of `sme pte`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gdb_sme.core.cr3 import CpuState, Cr3
+from gdb_sme.core.walk import Walk
+from gdb_sme.errors import SymbolError, TargetError
+from gdb_sme.linux import exceptions, tables
+from gdb_sme.linux.kernel import Kernel
+from gdb_sme.linux.layout import region_of
+from gdb_sme.linux.symbols import canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The page-table root that a walk starts from.
+
+    Attributes:
+        pa: physical address of the top table, without encryption bit.
+        raw: the value that it was taken from (CR3, or the table's __sme_pa).
+        c_bit: whether the encryption bit is set in ``raw``; None where there is no such value.
+        source: where it comes from: ``"CR3 of CPU 0"``, ``"--root init_top_pgt"``.
+        table: the kernel's name of the table, None when it has none.
+    """
+
+    pa: int
+    raw: int
+    c_bit: bool | None
+    source: str
+    table: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A walk and its surroundings.
+
+    Attributes:
+        walk: the walk.
+        root: what it started from.
+        region: the region of the kernel's memory layout, None in the hole between the halves.
+        symbol: nearest symbol, ``"init_top_pgt+0x8"``, None without one.
+        memory_type: ``"write-back"`` and so on, None when the walk did not end in memory.
+        note: why a page without the C-bit is so by design, None when there is nothing to say.
+    """
+
+    walk: Walk
+    root: Root
+    region: str | None
+    symbol: str | None
+    memory_type: str | None
+    note: str | None = None
+
+
+#: Memory types by index into the PAT MSR, as Linux programs it: 0x0407050600070106
+#: (pat_bp_init() in arch/x86/mm/pat/memtype.c, 6.1).
+LINUX_PAT = (
+    "write-back",
+    "write-combining",
+    "uncached-minus",
+    "uncached",
+    "write-back",
+    "write-protected",
+    "uncached-minus",
+    "write-through",
+)
+
+
+def translate(kernel: Kernel, va: int, cpu: CpuState, root: Root) -> Translation:
+    """Walk ``va`` from ``root`` as ``cpu`` would and add what the kernel knows about it.
+
+    Raises:
+        AddressError: ``va`` (0 to 2**64-1) is not canonical.
+    """
+    found = kernel.walk(va, root.pa, cpu)
+    mapping = found.mapping
+    nearest = kernel.symbols.nearest(va - kernel.image.koff if kernel.image else va)
+    symbol = None
+    if nearest is not None:
+        symbol = f"{nearest[0]}+{nearest[1]:#x}" if nearest[1] else nearest[0]
+    return Translation(
+        walk=found,
+        root=root,
+        region=region_of(kernel, cpu, va),
+        symbol=symbol,
+        memory_type=LINUX_PAT[mapping.cache_index] if mapping else None,
+        note=why_unencrypted(kernel, va, mapping.pa)
+        if mapping and kernel.enc.mask and not mapping.encrypted
+        else None,
+    )
+
+
+def root_of_cpu(kernel: Kernel, cpu: CpuState) -> Root:
+    """The root in CR3 of ``cpu``.
+
+    Raises:
+        TargetError: paging is off, or the target gives no CR3.
+    """
+    cr3 = kernel.cr3(cpu)
+    if cr3 is None:
+        raise TargetError("this target gives no CR3; name a root: --root init_top_pgt")
+    if not cpu.paging:
+        raise TargetError(
+            f"paging is off on CPU {cpu.index}; continue to long mode, or name a root with --root"
+        )
+    table = tables.identify(kernel, cr3.pa, cpu)
+    return Root(
+        cr3.pa, cr3.raw, cr3.c_bit, f"CR3 of CPU {cpu.index}", table.name if table else None
+    )
+
+
+def root_of_symbol(kernel: Kernel, name: str) -> Root | None:
+    """The table that is symbol ``name`` of the kernel image, None when there is no such symbol.
+
+    Raises:
+        SymbolError: early_top_pgt, after it was freed.
+    """
+    found, pa = kernel.symbol(canonical(name)), kernel.pa_of(canonical(name))
+    if found is None or pa is None:
+        return None
+    if canonical(name) == "early_top_pgt" and tables.early_table(kernel) is None:
+        raise SymbolError(f"{found[0]} was freed after boot; there is no table any more")
+    return Root(pa, kernel.sme_pa(pa), bool(kernel.enc.mask), f"--root {name}", found[0])
+
+
+def root_of_value(kernel: Kernel, raw: int, cpu: CpuState) -> Root:
+    """The root in ``raw``, a value for CR3."""
+    cr3 = Cr3(raw, kernel.table_enc, cpu.pcide)
+    table = tables.identify(kernel, cr3.pa, cpu)
+    return Root(cr3.pa, raw, cr3.c_bit, f"--root {raw:#x}", table.name if table else None)
+
+
+def why_unencrypted(kernel: Kernel, va: int, pa: int) -> str | None:
+    """Why the page at ``va`` has no C-bit by design, None when nothing explains it."""
+    if not any(pa in known for known in kernel.memory.ram):
+        return "device memory: by design"
+    return next((e.reason for e in exceptions.unencrypted(kernel) if e.covers(va, pa)), None)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The extension: `source gdb_sme/plugin.py` in gdb registers everything; twice is harmless."""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    # gdb runs a sourced file as __main__, outside its package: import it as what it is.
+    _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if _ROOT not in sys.path:
+        sys.path.insert(0, _ROOT)
+    from gdb_sme.plugin import register
+
+    register()
+else:
+    import gdb
+    import gdb.printing
+
+    from gdb_sme.commands import functions, parameters, printers
+    from gdb_sme.commands.cr3 import Cr3
+    from gdb_sme.commands.decode import Decode
+    from gdb_sme.commands.emulate import EMULATIONS, Emulate
+    from gdb_sme.commands.pte import Pte
+    from gdb_sme.commands.status import Status
+    from gdb_sme.target.session import SESSIONS
+
+    COMMANDS = (Status, Pte, Cr3, Decode, Emulate)
+
+    class _Prefix(gdb.Command):
+        """Memory encryption (AMD SME and SEV) in the page tables of a live kernel.
+
+        Connect to a stopped x86-64 kernel, load its vmlinux, then:
+          sme status    what is in force, and how far the boot has come
+          sme pte       one address, level by level
+          sme cr3       is CR3 what __sme_pa() of its table would be?
+        """
+
+        def __init__(self, name: str, kind: int) -> None:
+            super().__init__(name, kind, prefix=True)
+
+    _registered = False
+
+    def register() -> None:
+        """Register commands, functions, parameters and printers with gdb, once a session."""
+        global _registered  # noqa: PLW0603 - gdb keeps what is registered until it ends
+        if _registered:
+            return
+        _registered = True
+        _Prefix("sme", gdb.COMMAND_DATA)
+        for name, title in (
+            ("set sme", "Settings of gdb_sme."),
+            ("show sme", "Settings of gdb_sme."),
+        ):
+            type("Settings", (_Prefix,), {"__doc__": title})(name, gdb.COMMAND_NONE)
+        for command in COMMANDS:
+            command()
+        for function in functions.FUNCTIONS:
+            function()
+        for parameter in parameters.PARAMETERS:
+            parameter()
+        gdb.printing.register_pretty_printer(None, printers.collection(), replace=True)
+        SESSIONS.watch()
+        for event in (gdb.events.exited, gdb.events.connection_removed):
+            event.connect(EMULATIONS.cancel)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The target at its present stop, made anew when it has run or changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gdb
+
+from gdb_sme.core.cr3 import CpuState
+from gdb_sme.errors import TargetError
+from gdb_sme.linux.image import KernelImage
+from gdb_sme.linux.kernel import Kernel
+from gdb_sme.target import qemu
+from gdb_sme.target.connection import require_stopped
+from gdb_sme.target.qemu import QemuPhysMemory
+from gdb_sme.target.registers import GdbRegisters
+from gdb_sme.target.settings import SETTINGS
+from gdb_sme.target.symbols import GdbSymbols
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One stop of one target.
+
+    Attributes:
+        memory: its physical memory.
+        registers: its CPUs.
+        symbols: the symbol file.
+        kernel: the kernel as it stands now.
+    """
+
+    memory: QemuPhysMemory
+    registers: GdbRegisters
+    symbols: GdbSymbols
+    kernel: Kernel
+
+    @property
+    def cpu(self) -> CpuState:
+        """The CPU that is selected in gdb."""
+        return self.kernel.cpus[self.registers.current]
+
+    @property
+    def target(self) -> str:
+        """What gdb is connected to, for the screen."""
+        connection = gdb.selected_inferior().connection
+        return f"QEMU's gdb stub at {connection.details}"
+
+
+class Sessions:
+    """Gives the session of the present stop; forgets it on every event that could change it."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._memory: tuple[object, QemuPhysMemory] | None = None
+        self._images: dict[object, KernelImage] = {}
+        self._connected: list[tuple[gdb.EventRegistry, object]] = []
+
+    def watch(self) -> None:
+        """Follow gdb's events from now on."""
+        events = gdb.events
+        for registry in (
+            events.cont,
+            events.stop,
+            events.inferior_call,
+            events.memory_changed,
+            events.register_changed,
+            events.new_objfile,
+            events.clear_objfiles,
+        ):
+            self._follow(registry, self.forget)
+        for registry in (events.exited, events.connection_removed):
+            self._follow(registry, self.disconnected)
+
+    def _follow(self, registry: gdb.EventRegistry, handler: object) -> None:
+        registry.connect(handler)
+        self._connected.append((registry, handler))
+
+    def unwatch(self) -> None:
+        """Stop following gdb's events."""
+        for registry, handler in self._connected:
+            registry.disconnect(handler)
+        self._connected.clear()
+
+    def forget(self, _event: object = None) -> None:
+        """Drop what was read at this stop."""
+        self._session = None
+
+    def disconnected(self, _event: object = None) -> None:
+        """Drop what belongs to the target that is gone."""
+        self._session = None
+        self._memory = None
+        self._images.clear()
+
+    def current(self) -> Session:
+        """The session of the present stop.
+
+        Raises:
+            TargetError: no target, a running one, or one of the wrong kind.
+        """
+        require_stopped()
+        if self._session is None:
+            self._session = self._open()
+        return self._session
+
+    def _open(self) -> Session:
+        memory = self._physical_memory()
+        registers, symbols = GdbRegisters(), GdbSymbols()
+        key = gdb.selected_inferior().num
+        known = self._images.get(key)
+        kernel = Kernel(
+            memory,
+            symbols,
+            registers.cpus(),
+            c_bit=SETTINGS.c_bit,
+            hints=(known,) if known else (),
+        )
+        if kernel.image is not None:
+            self._images[key] = kernel.image
+        return Session(memory, registers, symbols, kernel)
+
+    def _physical_memory(self) -> QemuPhysMemory:
+        connection = gdb.selected_inferior().connection
+        if self._memory is None or self._memory[0] is not connection:
+            memory = qemu.connect()
+            if memory is None:
+                kind = connection.description if connection is not None else "unknown"
+                raise TargetError(
+                    f"the target ({kind}) is not QEMU's gdb stub (no qemu.PhyMemMode); "
+                    "connect to QEMU with: target remote /path/of/qemu-gdb.sock"
+                )
+            self._memory = (connection, memory)
+        return self._memory[1]
+
+
+SESSIONS = Sessions()

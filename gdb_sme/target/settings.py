@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the person has set with `set sme ...`: gdb's parameters write it, the session reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Settings:
+    """The settings of this gdb session.
+
+    Attributes:
+        c_bit: position of the C-bit, 32 to 51; None to find it.
+    """
+
+    c_bit: int | None = None
+
+
+SETTINGS = Settings()

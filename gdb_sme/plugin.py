@@ -9,9 +9,9 @@ if __name__ == "__main__":
     _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if _ROOT not in sys.path:
         sys.path.insert(0, _ROOT)
-    from gdb_sme.plugin import register
+    import importlib
 
-    register()
+    importlib.import_module("gdb_sme.plugin").register()
 else:
     import gdb
     import gdb.printing
@@ -22,9 +22,11 @@ else:
     from gdb_sme.commands.emulate import EMULATIONS, Emulate
     from gdb_sme.commands.pte import Pte
     from gdb_sme.commands.status import Status
+    from gdb_sme.commands.trace import TRACES, Trace
+    from gdb_sme.target.probe import Silent
     from gdb_sme.target.session import SESSIONS
 
-    COMMANDS = (Status, Pte, Cr3, Decode, Emulate)
+    COMMANDS = (Status, Pte, Cr3, Decode, Emulate, Trace)
 
     class _Prefix(gdb.Command):
         """Memory encryption (AMD SME and SEV) in the page tables of a live kernel.
@@ -60,5 +62,8 @@ else:
             parameter()
         gdb.printing.register_pretty_printer(None, printers.collection(), replace=True)
         SESSIONS.watch()
+        gdb.events.stop.connect(Silent.delete_retired)
         for event in (gdb.events.exited, gdb.events.connection_removed):
+            event.connect(Silent.delete_retired)
             event.connect(EMULATIONS.cancel)
+            event.connect(TRACES.disconnected)

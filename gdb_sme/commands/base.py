@@ -58,8 +58,7 @@ class SmeCommand(gdb.Command):
         if options:
             lines.append("")
         for action in options:
-            words = action.option_strings or [action.metavar or action.dest]
-            name = words[0]
+            name = action.option_strings[0] if action.option_strings else action.dest.upper()
             if action.option_strings and action.nargs != 0:
                 choices = "|".join(map(str, action.choices)) if action.choices else action.metavar
                 name += f" {choices}"
@@ -152,14 +151,19 @@ def evaluate(words: list[str] | str) -> int:
     expression = words if isinstance(words, str) else " ".join(words)
     try:
         value = gdb.parse_and_eval(expression)
-        if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY):
-            value = value.address
-        return int(value.cast(gdb.lookup_type("unsigned long")))
+        return as_address(value)
     except (gdb.error, ValueError, OverflowError) as error:
         raise UsageError(
             f"{expression!r} is not an address ({one_line(error)}); give an expression such as "
             "0xffffffff81000000 or &init_top_pgt"
         ) from error
+
+
+def as_address(value: gdb.Value) -> int:
+    """A value of gdb's as an unsigned 64-bit address; functions and arrays are their address."""
+    located = value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY)
+    number = value.address if located and value.address is not None else value
+    return int(number.cast(gdb.lookup_type("unsigned long")))
 
 
 def colour_wanted() -> bool:

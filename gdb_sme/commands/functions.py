@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gdb
 
-from gdb_sme.commands.base import translated_errors
+from gdb_sme.commands.base import as_address, translated_errors
 from gdb_sme.core.address import U64
 from gdb_sme.core.walk import Walk
 from gdb_sme.errors import AddressError, SymbolError
@@ -37,12 +37,6 @@ class _Function(gdb.Function):
         raise NotImplementedError
 
 
-def _address(value: gdb.Value) -> int:
-    if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY):
-        value = value.address
-    return int(value.cast(gdb.lookup_type("unsigned long")))
-
-
 def _pa(session: Session, va: int) -> int:
     """``__pa``: __START_KERNEL_map and phys_base for the image, else page_offset_base.
 
@@ -66,7 +60,7 @@ class SmePaNodebug(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        return session.kernel.sme_pa(_pa(session, _address(args[0])))
+        return session.kernel.sme_pa(_pa(session, as_address(args[0])))
 
 
 class SmePa(_Function):
@@ -80,7 +74,7 @@ class SmePa(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        va = _address(args[0])
+        va = as_address(args[0])
         pa = _pa(session, va)
         image = START_KERNEL_MAP <= va < START_KERNEL_MAP + KERNEL_IMAGE_SIZE
         if not image and (va >> 63 == 0 or pa >> 46):
@@ -98,7 +92,7 @@ class SmeVa(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        pa = _address(args[0]) & ~session.kernel.enc.mask
+        pa = as_address(args[0]) & ~session.kernel.enc.mask
         return (pa + page_offset_base(session.kernel, session.cpu)) & U64
 
 
@@ -115,7 +109,7 @@ class SmeMeMask(_Function):
 
 def _walk(session: Session, value: gdb.Value) -> Walk:
     root = root_of_cpu(session.kernel, session.cpu)
-    return session.kernel.walk(_address(value), root.pa, session.cpu)
+    return session.kernel.walk(as_address(value), root.pa, session.cpu)
 
 
 class CBit(_Function):

@@ -24,7 +24,7 @@ class CBitParameter(gdb.Parameter):
 
     def get_set_string(self) -> str:
         """Called by gdb after a new value was stored."""
-        text = self.value.strip()
+        text = str(self.value).strip()
         if text in ("", "auto"):
             SETTINGS.c_bit = None
         elif text.isdecimal() and _LOWEST <= int(text) <= _HIGHEST:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gdb_sme.core.address import PAGE_FRAME_MASK, U64
-from gdb_sme.core.cbit import EncryptionBit
+from gdb_sme.core.cbit import LOWEST_C_BIT, EncryptionBit
 from gdb_sme.core.cr3 import Cr3
 from gdb_sme.core.entry import GLOBAL, NX, PAT_LARGE, PKEY_MASK, PSE, SOFTW1, Entry
 from gdb_sme.core.paging import LEVEL5, PGD4, PMD, PTE, PUD, Level, PagingMode
@@ -23,8 +23,6 @@ _LEAF_ONLY = GLOBAL | NX | PKEY_MASK | SOFTW1
 #: (arch/x86/mm/tlb.c, 6.1 and 6.12).
 _PCIDS = frozenset(pcid | user for pcid in range(1, 7) for user in (0, 1 << 11))
 _PWT_PCD = 3 << 3
-#: C-bits seen on AMD's CPUs are 47 and 51; memory that reaches bit 43 is yet to be built.
-LOWEST_C_BIT = 43
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,7 @@ def _read_entry(
 
 
 def _level(name: str) -> Level:
-    """The level called ``name``; a pgd is read alike with 4 and 5 levels, a table's entry as a pmd."""
+    """The level called ``name``: a pgd is alike with 4 and 5 levels, a table is read as a pmd."""
     if name == "pgd":
         return PGD4
     level = LEVEL5.level("pmd" if name == "table" else name)

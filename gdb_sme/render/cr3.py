@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from gdb_sme.core.address import hex_pa, hex_va
-from gdb_sme.linux.cr3check import Cr3Report, CpuCheck, Part
+from gdb_sme.linux.cr3check import CpuCheck, Cr3Report, Part
 from gdb_sme.render.document import (
     GAP,
     Document,

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gdb_sme.core.address import align_down, hex_pa, hex_va, size_text
+from gdb_sme.core.cbit import LOWEST_C_BIT
 from gdb_sme.core.entry import Entry
 from gdb_sme.core.walk import Mapping, Step
-from gdb_sme.linux.decode import LOWEST_C_BIT
 from gdb_sme.linux.nonpresent import NonPresent, SwapLayout, decode_nonpresent
 from gdb_sme.render import nonpresent
 from gdb_sme.render.document import (

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import gdb
 
+#: No function that is looked at is longer, in bytes.
+_LONGEST = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -37,23 +40,19 @@ def _code_from_file() -> Iterator[None]:
 def function_bounds(address: int) -> tuple[int, int] | None:
     """First and one past the last address of the function at ``address``, None when unknown.
 
-    From debug information, else from the symbol table: up to the next symbol.
+    From the symbol table, not from debug information: there a function may have a cold part far
+    away, and its block spans all that lies between.
     """
-    block = gdb.block_for_pc(address)
-    while block is not None and block.function is None:
-        block = block.superblock
-    if block is not None:
-        return int(block.start), int(block.end)
     here = _symbol_at(address)
     if here is None:
         return None
-    # The symbol table knows no sizes: find the first address that belongs to another symbol.
-    step, end = 1 << 12, address
+    # gdb does not tell sizes: find the last address that still belongs to the symbol.
+    step, last = _LONGEST // 2, address
     while step:
-        while end + step - address <= 1 << 16 and _symbol_at(end + step) == here:
-            end += step
+        if _symbol_at(last + step) == here:
+            last += step
         step >>= 1
-    return address, end + 1
+    return address, last + 1
 
 
 def _symbol_at(address: int) -> str | None:
@@ -83,3 +82,12 @@ def function_instructions(address: int) -> tuple[Instruction, ...]:
     """The instructions of the function at ``address``, none when its extent is unknown."""
     bounds = function_bounds(address)
     return instructions(*bounds) if bounds else ()
+
+
+def cr3_loads(address: int) -> dict[int, str]:
+    """Address and source register of every instruction that loads CR3 in the function there."""
+    return {
+        each.address: each.operands.split(",")[0].strip().lstrip("%")
+        for each in function_instructions(address)
+        if each.mnemonic.startswith("mov") and each.operands.endswith(",%cr3")
+    }

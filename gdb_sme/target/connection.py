@@ -35,13 +35,13 @@ def require_stopped() -> gdb.Inferior:
     return inferior
 
 
-def remote_connection() -> gdb.TargetConnection | None:
+def remote_connection() -> gdb.RemoteTargetConnection | None:
     """The remote connection of the selected inferior, None when it is of another kind."""
     connection = gdb.selected_inferior().connection
-    return connection if hasattr(connection, "send_packet") else None
+    return connection if isinstance(connection, gdb.RemoteTargetConnection) else None
 
 
-def send_packet(connection: gdb.TargetConnection, packet: str) -> bytes:
+def send_packet(connection: gdb.RemoteTargetConnection, packet: str) -> bytes:
     """Send a remote protocol packet and return the reply.
 
     Raises:

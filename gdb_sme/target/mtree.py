@@ -51,9 +51,9 @@ def parse_mtree(text: str) -> RamMap:
     ram = []
     for candidate in ranges:
         bit = candidate.start.bit_length() - 1
-        first = candidate.start ^ (1 << bit) if bit in C_BITS else None
-        if first is not None and any(first in known for known in ranges if known is not candidate):
-            views.setdefault(bit, []).append(Range(first, first + candidate.size))
+        plain = candidate.start & ~(1 << max(bit, 0))
+        if bit in C_BITS and any(plain in known for known in ranges if known is not candidate):
+            views.setdefault(bit, []).append(Range(plain, plain + candidate.size))
         else:
             ram.append(candidate)
     return RamMap(tuple(ram), {bit: tuple(seen) for bit, seen in views.items()})

@@ -4,12 +4,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import gdb
 
 
-class Probe(gdb.Breakpoint):
-    """An invisible hardware breakpoint at an address; ``on_hit`` is called and the target goes on.
+class Silent(gdb.Breakpoint):
+    """An invisible breakpoint: ``on_hit`` is called at a hit and the target goes on.
+
+    Args:
+        spec: where, as gdb's breakpoint commands take it.
+        on_hit: called at each hit, with the target stopped there.
+        options: the rest of what gdb.Breakpoint takes.
+    """
+
+    #: How many `stop`s are running now, in which gdb allows no breakpoint to be deleted.
+    _stopping = 0
+    #: Retired within a `stop`: disabled, to be deleted when the target next stands still.
+    _retired_in_stop: ClassVar[list[Silent]] = []
+
+    def __init__(self, spec: str, on_hit: Callable[[], None], **options: Any) -> None:
+        super().__init__(spec, internal=True, **options)
+        self.silent = True
+        self._on_hit = on_hit
+        self._retired = False
+
+    def stop(self) -> bool:
+        """Called by gdb at a hit: never stops."""
+        Silent._stopping += 1
+        try:
+            if not self._retired:
+                self._on_hit()
+        finally:
+            Silent._stopping -= 1
+        return False
+
+    def retire(self) -> None:
+        """Delete now, or, from within any `stop`, disable now and delete at the next real stop."""
+        if self._retired or not self.is_valid():
+            return
+        self._retired = True
+        if Silent._stopping:
+            self.enabled = False
+            Silent._retired_in_stop.append(self)
+        else:
+            self.delete()
+
+    @classmethod
+    def delete_retired(cls, _event: object = None) -> None:
+        """Delete what was retired while the target was running: for gdb's stop event."""
+        while cls._retired_in_stop:
+            breakpoint_ = cls._retired_in_stop.pop()
+            if breakpoint_.is_valid():
+                breakpoint_.delete()
+
+
+class Probe(Silent):
+    """An invisible hardware breakpoint at an address.
 
     Hardware, because the decompressor writes the kernel over software breakpoints, and because the
     address may be physical, where nothing is mapped yet.
@@ -20,38 +71,7 @@ class Probe(gdb.Breakpoint):
     """
 
     def __init__(self, address: int, on_hit: Callable[[], None]) -> None:
-        super().__init__(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, internal=True)
-        self.silent = True
-        self._on_hit = on_hit
-        self._retired = False
-
-    #: Probes whose `stop` is running now, in which gdb allows no breakpoint to be deleted.
-    _stopping = 0
-
-    def stop(self) -> bool:
-        """Called by gdb at a hit: never stops."""
-        Probe._stopping += 1
-        try:
-            if not self._retired:
-                self._on_hit()
-        finally:
-            Probe._stopping -= 1
-        return False
-
-    def retire(self) -> None:
-        """Delete now, or, from within any probe's `stop`, disable now and delete right after."""
-        if self._retired:
-            return
-        self._retired = True
-        if not Probe._stopping:
-            self._delete()
-        elif self.is_valid():
-            self.enabled = False
-            gdb.post_event(self._delete)
-
-    def _delete(self) -> None:
-        if self.is_valid():
-            self.delete()
+        super().__init__(f"*{address:#x}", on_hit, type=gdb.BP_HARDWARE_BREAKPOINT)
 
 
 def register(name: str) -> int:

@@ -24,7 +24,7 @@ _CHUNK = 2048
 _QUERY, _ON, _OFF = "qqemu.PhyMemMode", "Qqemu.PhyMemMode:1", "Qqemu.PhyMemMode:0"
 
 
-def is_qemu(connection: gdb.TargetConnection) -> bool:
+def is_qemu(connection: gdb.RemoteTargetConnection) -> bool:
     """Whether the stub at the other end knows QEMU's physical mode."""
     return send_packet(connection, _QUERY) in (b"0", b"1")
 
@@ -38,7 +38,7 @@ class QemuPhysMemory:
 
     name = "QEMU stub, physical mode (qemu.PhyMemMode)"
 
-    def __init__(self, connection: gdb.TargetConnection) -> None:
+    def __init__(self, connection: gdb.RemoteTargetConnection) -> None:
         self._connection = connection
         self._depth = 0
         self._map: RamMap | None = None

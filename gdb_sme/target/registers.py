@@ -63,13 +63,23 @@ class GdbRegisters:
             return tuple(_state(thread) for thread in threads)
 
 
+def current_cpu() -> CpuState:
+    """The state of the CPU that is selected in gdb, without touching the selection."""
+    return _read(gdb.selected_thread())
+
+
 def _index(thread: gdb.InferiorThread) -> int:
     return int(thread.num) - 1
 
 
 def _state(thread: gdb.InferiorThread) -> CpuState:
+    thread.switch()
+    return _read(thread)
+
+
+def _read(thread: gdb.InferiorThread) -> CpuState:
+    """The state of the CPU that is selected, which is ``thread``'s."""
     try:
-        thread.switch()
         frame = gdb.newest_frame()
         rip = read_register(frame, "rip")
         rflags = read_register(frame, "eflags")

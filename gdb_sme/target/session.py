@@ -44,7 +44,20 @@ class Session:
     def target(self) -> str:
         """What gdb is connected to, for the screen."""
         connection = gdb.selected_inferior().connection
-        return f"QEMU's gdb stub at {connection.details}"
+        return f"QEMU's gdb stub at {connection.details if connection else 'nowhere'}"
+
+
+#: gdb's events after which what was read at a stop may be false, and after which all is gone.
+_CHANGES = (
+    "cont",
+    "stop",
+    "inferior_call",
+    "memory_changed",
+    "register_changed",
+    "new_objfile",
+    "clear_objfiles",
+)
+_ENDS = ("exited", "connection_removed")
 
 
 class Sessions:
@@ -54,33 +67,14 @@ class Sessions:
         self._session: Session | None = None
         self._memory: tuple[object, QemuPhysMemory] | None = None
         self._images: dict[object, KernelImage] = {}
-        self._connected: list[tuple[gdb.EventRegistry, object]] = []
 
     def watch(self) -> None:
         """Follow gdb's events from now on."""
         events = gdb.events
-        for registry in (
-            events.cont,
-            events.stop,
-            events.inferior_call,
-            events.memory_changed,
-            events.register_changed,
-            events.new_objfile,
-            events.clear_objfiles,
-        ):
-            self._follow(registry, self.forget)
-        for registry in (events.exited, events.connection_removed):
-            self._follow(registry, self.disconnected)
-
-    def _follow(self, registry: gdb.EventRegistry, handler: object) -> None:
-        registry.connect(handler)
-        self._connected.append((registry, handler))
-
-    def unwatch(self) -> None:
-        """Stop following gdb's events."""
-        for registry, handler in self._connected:
-            registry.disconnect(handler)
-        self._connected.clear()
+        for registry in _CHANGES:
+            getattr(events, registry).connect(self.forget)
+        for registry in _ENDS:
+            getattr(events, registry).connect(self.disconnected)
 
     def forget(self, _event: object = None) -> None:
         """Drop what was read at this stop."""

@@ -29,7 +29,8 @@ class GdbSymbols:
 
     @staticmethod
     def _objfile() -> gdb.Objfile | None:
-        filename = gdb.current_progspace().filename
+        space = gdb.current_progspace()
+        filename = space.filename if space is not None else None
         if filename is not None:
             for objfile in gdb.objfiles():
                 if objfile.filename == filename:
@@ -83,6 +84,8 @@ class GdbSymbols:
 def _find(struct: gdb.Type, name: str) -> tuple[int, gdb.Type] | None:
     """Offset in bytes and type of member ``name``, looked for in anonymous members too."""
     for field in struct.fields():
+        if field.type is None or field.bitpos is None:
+            continue
         offset = field.bitpos // 8
         if field.name == name:
             return offset, field.type

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sme trace`."""
+
+from __future__ import annotations
+
+import argparse
+
+import gdb
+
+from gdb_sme.commands.base import SmeCommand, colour_wanted
+from gdb_sme.errors import CheckFailed, TargetError, UsageError
+from gdb_sme.linux.trace import Event
+from gdb_sme.render import terminal
+from gdb_sme.render import trace as view
+from gdb_sme.target.session import SESSIONS
+from gdb_sme.target.tracer import Tracer
+
+
+class Trace(SmeCommand):
+    """Record early boot: sme_me_mask, early_pmd_flags, CR3, early page faults, table fix-ups.
+
+    `sme trace start` at reset, then continue: the session is not stopped, events are shown as they
+    happen. `sme trace show` prints the timeline and the verdicts of the patch's review, `sme trace
+    check` makes an error of a hazard, for scripts, and `sme trace stop` takes the breakpoints back.
+
+    Example:
+      (gdb) sme emulate sme
+      (gdb) sme trace start --until start_kernel
+      (gdb) hbreak start_kernel
+      (gdb) continue
+      (gdb) sme trace check
+    """
+
+    name = "trace"
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """See `SmeCommand.arguments`."""
+        super().arguments(parser)
+        parser.add_argument(
+            "--until", metavar="SYMBOL", help="With start: end there; otherwise at rest_init."
+        )
+        parser.add_argument(
+            "--quiet", action="store_true", help="With start: show no events as they happen."
+        )
+        parser.add_argument(
+            "action", choices=("start", "show", "check", "stop"), help="What to do."
+        )
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Answer."""
+        if args.action != "start" and args.until:
+            raise UsageError("--until goes with start: sme trace start --until start_kernel")
+        if args.action == "start":
+            TRACES.start(args.until, args.quiet)
+            return
+        tracer = TRACES.current()
+        if args.action == "stop":
+            tracer.end("stopped by hand; all breakpoints are removed")
+            return
+        timeline = tracer.timeline
+        self.show(args, timeline, view.text, view.payload)
+        failed = [each for each in timeline.verdicts if not each.passed]
+        if args.action == "check" and failed:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            raise CheckFailed(f"{failed[0].text}{more}")
+
+
+class Traces:
+    """The trace of this gdb session, at most one; what it recorded stays until the next."""
+
+    def __init__(self) -> None:
+        self._tracer: Tracer | None = None
+
+    def current(self) -> Tracer:
+        """The trace.
+
+        Raises:
+            TargetError: there is none.
+        """
+        if self._tracer is None:
+            raise TargetError("no trace; at reset, begin one with: sme trace start")
+        return self._tracer
+
+    def start(self, until: str | None, quiet: bool) -> None:
+        """Begin a trace.
+
+        Raises:
+            UsageError: one is under way.
+        """
+        if self._tracer is not None and self._tracer.active:
+            raise UsageError("a trace is under way; end it first: sme trace stop")
+        session = SESSIONS.current()
+        self._tracer = Tracer(
+            session.memory, session.symbols, session.kernel, until, _ignore if quiet else _live
+        )
+
+    def disconnected(self, _event: object = None) -> None:
+        """Keep what was recorded when the target is gone."""
+        if self._tracer is not None:
+            self._tracer.end("ended: the connection to the target is gone")
+
+
+TRACES = Traces()
+
+
+def _live(event: Event) -> None:
+    gdb.write(terminal.render(view.live(event), colour=colour_wanted()) + "\n")
+
+
+def _ignore(_event: Event) -> None:
+    return None

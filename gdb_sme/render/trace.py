@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sme trace`: the timeline, one event a line, and the verdicts last."""
+
+from __future__ import annotations
+
+from gdb_sme.core.address import hex_va
+from gdb_sme.linux.trace import (
+    Cr3Load,
+    EarlyMapping,
+    Event,
+    FixUp,
+    Moment,
+    Timeline,
+    Verdict,
+    Write,
+)
+from gdb_sme.render.document import (
+    Document,
+    Line,
+    Span,
+    bad,
+    comment,
+    good,
+    keyword,
+    name,
+    number,
+    plain,
+    table,
+    verdict,
+)
+from gdb_sme.render.json import hexadecimal
+
+_HEAD: tuple[Line, ...] = (
+    (comment("#"),),
+    (comment("where"),),
+    (comment("CPU"),),
+    (comment("CR3"),),
+    (comment("C"),),
+    (comment("event"),),
+)
+
+
+def text(timeline: Timeline) -> Document:
+    """The timeline and the verdicts."""
+    rows = [_HEAD, *(_row(event) for event in timeline.events)]
+    lines = list(table(rows, right=frozenset({0, 2})))
+    lines += [(comment(f"note: {note}"),) for note in timeline.notes]
+    lines.append((comment(f"trace {timeline.state}"),))
+    lines += [_verdict(each) for each in timeline.verdicts]
+    return Document(tuple(lines))
+
+
+def live(event: Event) -> Document:
+    """One event, as it happens."""
+    return Document(((*_row(event)[1], plain("  "), *_row(event)[5]),))
+
+
+def _row(event: Event) -> tuple[Line, ...]:
+    place = event.place
+    bit = good("C") if place.mask and place.cr3 & place.mask else plain("-")
+    return (
+        (plain(str(event.number)),),
+        (name(place.function),),
+        (plain(str(place.cpu)),),
+        (number(hex_va(place.cr3)),),
+        (bit,),
+        _event(event),
+    )
+
+
+def _event(event: Event) -> Line:
+    if isinstance(event, Write):
+        return (
+            keyword(event.name),
+            plain("  "),
+            number(f"{event.old:#x}"),
+            plain(" -> "),
+            number(f"{event.new:#x}"),
+            *_mask_note(event),
+        )
+    if isinstance(event, Cr3Load):
+        target = event.target or "unknown table"
+        spans = [keyword("CR3"), plain(" loads "), name(target), plain(" ")]
+        spans.append(number(hex_va(event.value)))
+        if event.by_design:
+            return (*spans, comment("  no C-bit: by design"))
+        if not event.place.mask:
+            return tuple(spans)
+        return (*spans, plain("  "), good("C") if event.right else bad("no C-bit"))
+    if isinstance(event, EarlyMapping):
+        return _mapping(event)
+    if isinstance(event, FixUp):
+        return _fix_up(event)
+    assert isinstance(event, Moment)
+    detail: tuple[Span, ...] = (plain(f"  {event.detail}"),) if event.detail else ()
+    return (keyword(event.name), *detail)
+
+
+def _mask_note(event: Write) -> tuple[Span, ...]:
+    if event.name == "sme_me_mask" and event.new:
+        return (comment(f"  bit {event.new.bit_length() - 1}"),)
+    if event.name == "early_pmd_flags":
+        added = event.new & ~event.old
+        if event.place.mask and added & event.place.mask:
+            return (good("  +ENC"),)
+        if added == 1 << 63:
+            return (comment("  +NX"),)
+    if event.name == "physical_mask" and event.old & ~event.new:
+        return (comment(f"  loses bit {(event.old & ~event.new).bit_length() - 1}"),)
+    return ()
+
+
+def _mapping(event: EarlyMapping) -> Line:
+    what = event.caller if event.bootdata else "early fault"
+    spans = [keyword(what), plain(" "), number(f"{event.address:#x}")]
+    if event.refused:
+        return (*spans, plain("  "), bad("refused"))
+    pmd = event.pmd
+    if not pmd:
+        return (*spans, comment("  unmapped"))
+    spans += [plain(" -> pmd "), number(hex_va(pmd))]
+    if not event.mask:
+        return tuple(spans)
+    if pmd & event.mask:
+        return (*spans, good("  C"))
+    return (*spans, comment("  no C-bit: by design") if event.bootdata else bad("  no C-bit"))
+
+
+def _fix_up(event: FixUp) -> Line:
+    present = event.present
+    spans = [keyword("fix-up"), plain(" "), name(event.table)]
+    if len(present) == 1:
+        index, before, after = present[0]
+        spans += [plain(f"[{index}]  "), number(f"{before:#x}"), plain(" -> ")]
+        spans.append(number(f"{after:#x}"))
+    else:
+        spans.append(plain(f"  {event.changed} entries changed, {len(present)} present"))
+    if event.place.mask and present:
+        missing = len(event.unencrypted)
+        spans.append(bad(f"  {missing} without the mask") if missing else good("  C"))
+        if event.by_design:
+            spans.append(comment("  (.bss..decrypted without it: by design)"))
+    return tuple(spans)
+
+
+def _verdict(each: Verdict) -> Line:
+    word = each.outcome.value
+    spans = [bad(word) if not each.passed else verdict(word), plain("  ")]
+    text_of = each.text.removeprefix("HAZARD: ")
+    evidence = ", ".join(f"#{number_}" for number_ in each.evidence[:6])
+    spans.append(plain(text_of))
+    return (*spans, comment(f"  [{evidence}]")) if evidence else tuple(spans)
+
+
+def payload(timeline: Timeline) -> dict[str, object]:
+    """Members: events, verdicts, passed, state, complete, notes."""
+    return {
+        "passed": all(each.passed for each in timeline.verdicts),
+        "state": timeline.state,
+        "complete": timeline.complete,
+        "notes": list(timeline.notes),
+        "events": [_payload(event) for event in timeline.events],
+        "verdicts": [
+            {
+                "rule": each.rule,
+                "outcome": each.outcome.value,
+                "text": each.text,
+                "evidence": list(each.evidence),
+            }
+            for each in timeline.verdicts
+        ],
+    }
+
+
+def _payload(event: Event) -> dict[str, object]:
+    place = event.place
+    common: dict[str, object] = {
+        "number": event.number,
+        "pc": hex_va(place.pc),
+        "function": place.function,
+        "source": place.source,
+        "cpu": place.cpu,
+        "cr3": hex_va(place.cr3),
+        "table": place.table,
+        "stage": place.stage,
+        "sme_me_mask": hexadecimal(place.mask),
+    }
+    if isinstance(event, Write):
+        own: dict[str, object] = {
+            "kind": "write",
+            "name": event.name,
+            "old": hex_va(event.old),
+            "new": hex_va(event.new),
+        }
+    elif isinstance(event, Cr3Load):
+        own = {
+            "kind": "cr3",
+            "value": hex_va(event.value),
+            "target": event.target,
+            "c_bit": bool(place.mask and event.value & place.mask),
+            "by_design": event.by_design,
+            "right": event.right,
+        }
+    elif isinstance(event, EarlyMapping):
+        own = {
+            "kind": "mapping" if event.bootdata else "fault",
+            "address": hex_va(event.address),
+            "caller": event.caller,
+            "early_pmd_flags": hex_va(event.flags),
+            "refused": event.refused,
+            "entries": [{"level": level, "raw": hex_va(raw)} for level, raw in event.entries],
+            "c_bit": None if not event.pmd else bool(event.pmd & event.mask),
+        }
+    elif isinstance(event, FixUp):
+        own = {
+            "kind": "fix-up",
+            "of": event.table,
+            "changed": event.changed,
+            "present": len(event.present),
+            "without_mask": [index for index, _, _ in event.unencrypted] if place.mask else [],
+            "by_design": list(event.by_design),
+            "entries": [
+                {"index": index, "before": hex_va(before), "after": hex_va(after)}
+                for index, before, after in event.entries
+            ],
+        }
+    else:
+        assert isinstance(event, Moment)
+        own = {"kind": "moment", "name": event.name, "detail": event.detail}
+    return {**common, **own}

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from gdb_sme.core.address import PAGE_FRAME_MASK
 
+#: An address bit from here on that nobody explained may be a C-bit: those of AMD's CPUs are 47 and
+#: 51, and memory that reaches bit 43 is yet to be built.
+LOWEST_C_BIT = 43
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptionBit:

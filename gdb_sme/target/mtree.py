@@ -51,9 +51,12 @@ def parse_mtree(text: str) -> RamMap:
     ram = []
     for candidate in ranges:
         bit = candidate.start.bit_length() - 1
-        plain = candidate.start & ~(1 << max(bit, 0))
-        if bit in C_BITS and any(plain in known for known in ranges if known is not candidate):
-            views.setdefault(bit, []).append(Range(plain, plain + candidate.size))
-        else:
-            ram.append(candidate)
+        if bit in C_BITS:
+            # The low end need not be RAM: a view of upper RAM shows its file from the first byte.
+            start = candidate.start & ~(1 << bit)
+            seen = Range(start, start + candidate.size)
+            if any(seen.start < other.end and other.start < seen.end for other in ranges):
+                views.setdefault(bit, []).append(seen)
+                continue
+        ram.append(candidate)
     return RamMap(tuple(ram), {bit: tuple(seen) for bit, seen in views.items()})

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scans of random tables against a reference that walks them entry by entry."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdb_sme.core.cbit import EncryptionBit
+from gdb_sme.core.paging import LEVEL4, LEVEL5, PagingMode
+from gdb_sme.core.ranges import MappedRange, conflicts
+from gdb_sme.core.scan import Scan, scan
+from tests.fakes import FakePhys
+
+P, RW, US, PWT, PCD, PS, G, NX = 1, 2, 4, 8, 16, 128, 256, 1 << 63
+PAGES = 24
+#: va, pa, page size, write, user, execute, C-bit, global, PAT index of one page.
+Leaf = tuple[int, int, int, bool, bool, bool, bool, bool, int]
+
+
+def reference(
+    tables: dict[int, list[int]], levels: int, c_mask: int, physical_bits: int = 52
+) -> Iterator[Leaf]:
+    """Every page that table 0 maps, told from the bits alone (APM volume 2, figures 5-17 to 5-33).
+
+    Written without any of the code under test.
+    """
+
+    def table(
+        pa: int, shift: int, base: int, write: bool, user: bool, execute: bool
+    ) -> Iterator[Leaf]:
+        for index, raw in enumerate(tables.get(pa, ())):
+            if not raw & P:
+                continue
+            va = base + (index << shift)
+            if shift == 12 + 9 * (levels - 1) and index >= 256:
+                va += (1 << 64) - (1 << 12 + 9 * levels)
+            address = raw & 0x000FFFFFFFFFF000 & ~c_mask
+            if address >> physical_bits or (shift > 30 and raw & PS):
+                continue
+            rights = write and bool(raw & RW), user and bool(raw & US), execute and not raw & NX
+            large = shift in (21, 30) and bool(raw & PS)
+            if large and address & ((1 << shift) - 1) & ~0x1000:
+                continue
+            if large or shift == 12:
+                pat = raw >> 12 & 1 if large else raw >> 7 & 1
+                address &= ~((1 << shift) - 1)
+                yield (
+                    va, address, 1 << shift, *rights, bool(raw & c_mask), bool(raw & G),
+                    pat << 2 | bool(raw & PCD) << 1 | bool(raw & PWT),
+                )  # fmt: skip
+            else:
+                yield from table(address, shift - 9, va, *rights)
+
+    yield from table(0, 12 + 9 * (levels - 1), 0, True, True, True)
+
+
+def leaves(ranges: tuple[MappedRange, ...]) -> Iterator[Leaf]:
+    """The pages of ``ranges``, in the reference's form."""
+    for each in ranges:
+        how = each.attributes
+        rights = how.permissions
+        for va, pa in each.pages():
+            yield (
+                va, pa, how.page_size, rights.write, rights.user, rights.execute,
+                how.encrypted, how.global_, how.cache_index,
+            )  # fmt: skip
+
+
+def pack(tables: dict[int, list[int]]) -> FakePhys:
+    return FakePhys(
+        {pa: b"".join(raw.to_bytes(8, "little") for raw in table) for pa, table in tables.items()}
+    )
+
+
+@st.composite
+def address_spaces(draw: st.DrawFn) -> tuple[dict[int, list[int]], int, int]:
+    """Trees of tables that hold what scans recognise in bulk, and what breaks the pattern."""
+    levels = draw(st.sampled_from([4, 5]))
+    c_mask = draw(st.sampled_from([0, 1 << 47, 1 << 51]))
+    rng = random.Random(draw(st.integers(0, 1 << 32)))
+    tables: dict[int, list[int]] = {}
+    flags = [P | RW, P | RW | NX, P | RW | US, P, P | RW | G | NX, P | RW | PCD | PWT, P | PS]
+
+    def pages(shift: int) -> list[int]:
+        """A table of pages: some runs, of which some are cut, disturbed or repeated."""
+        table = [0] * 512
+        at = 0
+        while at < 512:
+            count = rng.choice([1, 2, 3, 100, 512, 512])
+            kind = rng.choice(["run", "run", "same", "hole", "swap", "noise"])
+            how = rng.choice(flags) | rng.choice([0, c_mask]) | rng.choice([0, 0x60, 0xE00])
+            if shift > 12:
+                how |= PS
+            number = rng.choice([0, 0, 512, rng.randrange(1 << 14)])
+            if rng.random() < 0.05:
+                number = (1 << 47 >> shift) - 3  # carries into the C-bit
+            for index in range(at, min(512, at + count)):
+                if kind == "run":
+                    table[index] = number + index - at << shift | how
+                elif kind == "same":
+                    table[index] = number << shift | how
+                elif kind == "swap":
+                    table[index] = how & ~P | index << 12
+                elif kind == "noise":
+                    table[index] = rng.getrandbits(14) << shift | rng.choice(flags) | (
+                        PS if shift > 12 else 0
+                    )
+            at += count
+        if rng.random() < 0.5:
+            index = rng.randrange(512)
+            table[index] ^= rng.choice([0x20, 0x40, RW, c_mask, NX, 1 << 55, 1 << shift, P])
+        return table
+
+    def build(depth: int) -> int:
+        """A table ``depth`` levels above the pages; its number."""
+        pa = len(tables) << 12
+        tables[pa] = []
+        shift = 12 + 9 * depth
+        if depth == 0 or (depth < 3 and rng.random() < 0.2):
+            tables[pa] = pages(shift)
+            return pa
+        table = [0] * 512
+        at = rng.choice([0, 255, rng.randrange(512)])
+        for _ in range(rng.choice([1, 2, 3])):
+            if at >= 512:
+                break
+            # Another table at the same level, now and then one that is there already.
+            child = build(depth - 1) if len(tables) < PAGES else max(tables)
+            how = P | rng.choice([RW, RW | US, 0, RW | NX]) | rng.choice([0, c_mask])
+            for index in range(at, min(512, at + rng.choice([1, 1, 2]))):
+                table[index] = child | how
+            at += rng.choice([1, 2, 50])
+        tables[pa] = table
+        return pa
+
+    build(levels - 1)
+    return tables, levels, c_mask
+
+
+def run(tables: dict[int, list[int]], levels: int, c_mask: int, **more: int) -> Scan:
+    mode: PagingMode = LEVEL5 if levels == 5 else LEVEL4
+    return scan(pack(tables), 0, mode, EncryptionBit(c_mask), **more)
+
+
+@settings(max_examples=150, deadline=None)
+@given(address_spaces())
+def test_a_scan_finds_every_page_with_its_attributes(
+    given_: tuple[dict[int, list[int]], int, int],
+) -> None:
+    tables, levels, c_mask = given_
+    found = run(tables, levels, c_mask)
+    assert list(leaves(found.ranges)) == list(reference(tables, levels, c_mask))
+    for one, next_ in zip(found.ranges, found.ranges[1:], strict=False):
+        assert one.end <= next_.va
+        together = one.end == next_.va and one.attributes == next_.attributes
+        if together and not one.repeated:
+            assert one.pa + one.size != next_.pa, "two ranges that are one"
+    assert found.stopped_at is None
+    assert found.tables_read <= len(tables)
+
+
+@settings(max_examples=60, deadline=None)
+@given(address_spaces(), st.data())
+def test_a_part_is_the_part_of_the_whole(
+    given_: tuple[dict[int, list[int]], int, int], data: st.DataObject
+) -> None:
+    tables, levels, c_mask = given_
+    whole = list(reference(tables, levels, c_mask))
+    somewhere = st.integers(0, (1 << 64) - 1)
+    if whole:
+        near = st.sampled_from(whole).flatmap(
+            lambda leaf: st.integers(-1, 1).map(lambda by: (leaf[0] + by) % (1 << 64))
+        )
+        somewhere = st.one_of(near, somewhere)
+    start, end = sorted((data.draw(somewhere), data.draw(somewhere)))
+    found = run(tables, levels, c_mask, start=start, end=end)
+    assert list(leaves(found.ranges)) == [
+        leaf for leaf in whole if leaf[0] + leaf[2] > start and leaf[0] < end
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    raws=st.lists(
+        st.one_of(
+            st.integers(0, (1 << 64) - 1),
+            st.builds(
+                lambda page, flags: page << 12 | flags,
+                st.integers(0, 5),
+                st.sampled_from([0, 1, 0x63, 0x67, 0xE3, 0x80000000000000E7, 0x10E3]),
+            ),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    pages=st.integers(1, 6),
+    seed=st.integers(0, 1 << 32),
+    mode=st.sampled_from([LEVEL4, LEVEL5]),
+)
+def test_garbage_ends_within_the_limit_and_what_it_finds_is_right(
+    raws: list[int], pages: int, seed: int, mode: PagingMode
+) -> None:
+    rng = random.Random(seed)
+    tables = {page << 12: [rng.choice(raws) for _ in range(512)] for page in range(pages)}
+    limit = 5000
+    found = scan(pack(tables), 0, mode, EncryptionBit(1 << 51), limit=limit)
+    assert len(found.ranges) + len(found.tables) + len(found.troubles) <= limit + 3 * 512
+    levels = len(mode.levels)
+    expected = reference(tables, levels, 1 << 51)
+    # As far as it came, and no further than is quick to compare.
+    for number, (got, wanted) in enumerate(zip(leaves(found.ranges), expected, strict=False)):
+        assert got == wanted
+        if number == 20000:
+            break
+
+
+@settings(max_examples=100, deadline=None)
+@given(address_spaces())
+def test_conflicts_are_the_pages_that_are_mapped_both_ways(
+    given_: tuple[dict[int, list[int]], int, int],
+) -> None:
+    tables, levels, c_mask = given_
+    found = run(tables, levels, c_mask)
+    sides: dict[bool, set[int]] = {True: set(), False: set()}
+    for leaf in leaves(found.ranges):
+        sides[leaf[6]].update(range(leaf[1] >> 12, (leaf[1] + min(leaf[2], 1 << 21)) >> 12))
+    expected = sides[True] & sides[False]
+    got = set()
+    for each in conflicts(found.ranges):
+        assert each.encrypted
+        assert each.unencrypted
+        for one in (*each.encrypted, *each.unencrypted):
+            assert one.physical.start <= each.physical.start
+            assert each.physical.end <= one.physical.end
+        got.update(range(each.physical.start >> 12, each.physical.end >> 12))
+    if all(leaf[2] <= 1 << 21 for leaf in leaves(found.ranges)):
+        assert got == expected
+    else:
+        assert expected <= got

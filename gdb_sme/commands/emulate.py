@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 import gdb
 
-from gdb_sme.commands.base import SmeCommand
+from gdb_sme.commands.base import Arguments, SmeCommand
 from gdb_sme.errors import EmulationError, UsageError
-from gdb_sme.target.emulate import Emulation, Machine
-from gdb_sme.target.session import SESSIONS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gdb_sme.target.emulate import Emulation
 
 _DEFAULT_C_BIT = 47
 
@@ -33,7 +36,7 @@ class Emulate(SmeCommand):
 
     name = "emulate"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         parser.add_argument(
             "scheme",
@@ -55,7 +58,7 @@ class Emulate(SmeCommand):
             help="Physical address bits that encryption costs, 0 to 15; 5 as on EPYC.",
         )
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
         if args.scheme is None:
             _write(EMULATIONS.describe())
@@ -89,9 +92,13 @@ class Emulations:
         Raises:
             UsageError, EmulationError: why not.
         """
+        from gdb_sme.target.emulate import Emulation, Machine
+        from gdb_sme.target.session import SESSIONS
+
         session = SESSIONS.current()
+        stub = session.require_stub("emulation")
         if c_bit is None:
-            views = tuple(session.memory.map.second_views)
+            views = tuple(stub.map.second_views)
             c_bit = views[0] if len(views) == 1 else _DEFAULT_C_BIT
         if not 43 <= c_bit <= 51:
             raise UsageError(f"--c-bit {c_bit}: give a bit from 43 to 51")
@@ -100,7 +107,7 @@ class Emulations:
         if self._emulation is not None and self._emulation.active:
             raise EmulationError("an emulation is armed already; take it back: sme emulate off")
         self._emulation = Emulation(
-            Machine(scheme, c_bit, reduction), session.memory, session.kernel, session.symbols
+            Machine(scheme, c_bit, reduction), stub, session.kernel, session.symbols
         )
 
     def cancel(self, _event: object = None) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import gdb
 
-from gdb_sme.target.session import SESSIONS
-from gdb_sme.target.settings import SETTINGS
-
 _LOWEST, _HIGHEST = 32, 51
 
 
@@ -19,11 +16,14 @@ class CBitParameter(gdb.Parameter):
 
     def __init__(self) -> None:
         super().__init__("sme c-bit", gdb.COMMAND_DATA, gdb.PARAM_STRING)
-        self.value = "auto" if SETTINGS.c_bit is None else str(SETTINGS.c_bit)
-        self._accepted = self.value
+        self._accepted = self.value = "auto"
 
     def get_set_string(self) -> str:
         """Called by gdb after a new value was stored."""
+        from gdb_sme.target.kinds import PROBES
+from gdb_sme.target.session import SESSIONS
+        from gdb_sme.target.settings import SETTINGS
+
         text = str(self.value).strip()
         if text in ("", "auto"):
             SETTINGS.c_bit = None
@@ -41,4 +41,25 @@ class CBitParameter(gdb.Parameter):
         return f"The position of the C-bit is {value}."
 
 
-PARAMETERS = (CBitParameter,)
+class TargetParameter(gdb.Parameter):
+    """Kind of the target; auto finds it from the target itself."""
+
+    set_doc = "Set the kind of the target (auto, or what `sme status` could not find by itself)."
+    show_doc = "Show the kind of the target."
+
+    def __init__(self) -> None:
+        super().__init__("sme target", gdb.COMMAND_DATA, gdb.PARAM_ENUM, ["auto", *PROBES])
+        self.value = SETTINGS.target
+
+    def get_set_string(self) -> str:
+        """Called by gdb after a new value was stored."""
+        SETTINGS.target = str(self.value)
+        SESSIONS.disconnected()
+        return ""
+
+    def get_show_string(self, value: str) -> str:
+        """Called by gdb."""
+        return f"The kind of the target is {value}."
+
+
+PARAMETERS = (CBitParameter, TargetParameter)

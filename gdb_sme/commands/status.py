@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 from gdb_sme.commands.base import SmeCommand
-from gdb_sme.linux.status import status
-from gdb_sme.render import status as view
-from gdb_sme.target.session import SESSIONS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 class Status(SmeCommand):
@@ -25,8 +25,12 @@ class Status(SmeCommand):
 
     name = "status"
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
+        from gdb_sme.linux.status import status
+        from gdb_sme.render import status as view
+        from gdb_sme.target.session import SESSIONS
+
         session = SESSIONS.current()
-        result = status(session.kernel, session.target, session.symbols.file)
+        result = status(session.kernel, session.target.title, session.symbols.file)
         self.show(args, result, view.text, view.payload)

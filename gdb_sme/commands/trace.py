@@ -91,7 +91,11 @@ class Traces:
             raise UsageError("a trace is under way; end it first: sme trace stop")
         session = SESSIONS.current()
         self._tracer = Tracer(
-            session.memory, session.symbols, session.kernel, until, _ignore if quiet else _live
+            session.require_stub("the trace"),
+            session.symbols,
+            session.kernel,
+            until,
+            _ignore if quiet else _live,
         )
 
     def disconnected(self, _event: object = None) -> None:

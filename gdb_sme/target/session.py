@@ -11,10 +11,9 @@ from gdb_sme.core.cr3 import CpuState
 from gdb_sme.errors import TargetError
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.target import qemu
 from gdb_sme.target.connection import require_stopped
+from gdb_sme.target.kinds import Target, find_target
 from gdb_sme.target.qemu import QemuPhysMemory
-from gdb_sme.target.registers import GdbRegisters
 from gdb_sme.target.settings import SETTINGS
 from gdb_sme.target.symbols import GdbSymbols
 
@@ -24,27 +23,32 @@ class Session:
     """One stop of one target.
 
     Attributes:
-        memory: its physical memory.
-        registers: its CPUs.
+        target: the target.
         symbols: the symbol file.
         kernel: the kernel as it stands now.
     """
 
-    memory: QemuPhysMemory
-    registers: GdbRegisters
+    target: Target
     symbols: GdbSymbols
     kernel: Kernel
 
     @property
     def cpu(self) -> CpuState:
         """The CPU that is selected in gdb."""
-        return self.kernel.cpus[self.registers.current]
+        return self.kernel.cpus[self.target.registers.current]
 
-    @property
-    def target(self) -> str:
-        """What gdb is connected to, for the screen."""
-        connection = gdb.selected_inferior().connection
-        return f"QEMU's gdb stub at {connection.details if connection else 'nowhere'}"
+    def require_stub(self, what: str) -> QemuPhysMemory:
+        """QEMU's stub, for a command that changes the guest.
+
+        Raises:
+            TargetError: the target is of another kind.
+        """
+        if self.target.stub is None:
+            raise TargetError(
+                f"{what} needs QEMU's gdb stub, and this is {self.target.title}; "
+                "connect to QEMU with: target remote /path/of/qemu-gdb.sock"
+            )
+        return self.target.stub
 
 
 #: gdb's events after which what was read at a stop may be false, and after which all is gone.
@@ -65,7 +69,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._memory: tuple[object, QemuPhysMemory] | None = None
+        self._target: tuple[object, Target] | None = None
         self._images: dict[object, KernelImage] = {}
 
     def watch(self) -> None:
@@ -83,7 +87,7 @@ class Sessions:
     def disconnected(self, _event: object = None) -> None:
         """Drop what belongs to the target that is gone."""
         self._session = None
-        self._memory = None
+        self._target = None
         self._images.clear()
 
     def current(self) -> Session:
@@ -98,33 +102,25 @@ class Sessions:
         return self._session
 
     def _open(self) -> Session:
-        memory = self._physical_memory()
-        registers, symbols = GdbRegisters(), GdbSymbols()
+        target, symbols = self._find_target(), GdbSymbols()
         key = gdb.selected_inferior().num
         known = self._images.get(key)
         kernel = Kernel(
-            memory,
+            target.memory,
             symbols,
-            registers.cpus(),
+            target.registers.cpus(),
             c_bit=SETTINGS.c_bit,
             hints=(known,) if known else (),
         )
         if kernel.image is not None:
             self._images[key] = kernel.image
-        return Session(memory, registers, symbols, kernel)
+        return Session(target, symbols, kernel)
 
-    def _physical_memory(self) -> QemuPhysMemory:
+    def _find_target(self) -> Target:
         connection = gdb.selected_inferior().connection
-        if self._memory is None or self._memory[0] is not connection:
-            memory = qemu.connect()
-            if memory is None:
-                kind = connection.description if connection is not None else "unknown"
-                raise TargetError(
-                    f"the target ({kind}) is not QEMU's gdb stub (no qemu.PhyMemMode); "
-                    "connect to QEMU with: target remote /path/of/qemu-gdb.sock"
-                )
-            self._memory = (connection, memory)
-        return self._memory[1]
+        if self._target is None or self._target[0] is not connection:
+            self._target = (connection, find_target(SETTINGS.target))
+        return self._target[1]
 
 
 SESSIONS = Sessions()

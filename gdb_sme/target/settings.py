@@ -12,9 +12,11 @@ class Settings:
 
     Attributes:
         c_bit: position of the C-bit, 32 to 51; None to find it.
+        target: kind of the target, a name of target.kinds.PROBES, or ``"auto"``.
     """
 
     c_bit: int | None = None
+    target: str = "auto"
 
 
 SETTINGS = Settings()

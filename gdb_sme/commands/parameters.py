@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gdb
 
+from gdb_sme.target.settings import SETTINGS, TARGETS
+
 _LOWEST, _HIGHEST = 32, 51
 
 
@@ -20,9 +22,7 @@ class CBitParameter(gdb.Parameter):
 
     def get_set_string(self) -> str:
         """Called by gdb after a new value was stored."""
-        from gdb_sme.target.kinds import PROBES
-from gdb_sme.target.session import SESSIONS
-        from gdb_sme.target.settings import SETTINGS
+        from gdb_sme.target.session import SESSIONS
 
         text = str(self.value).strip()
         if text in ("", "auto"):
@@ -48,11 +48,13 @@ class TargetParameter(gdb.Parameter):
     show_doc = "Show the kind of the target."
 
     def __init__(self) -> None:
-        super().__init__("sme target", gdb.COMMAND_DATA, gdb.PARAM_ENUM, ["auto", *PROBES])
-        self.value = SETTINGS.target
+        super().__init__("sme target", gdb.COMMAND_DATA, gdb.PARAM_ENUM, list(TARGETS))
+        self.value = "auto"
 
     def get_set_string(self) -> str:
         """Called by gdb after a new value was stored."""
+        from gdb_sme.target.session import SESSIONS
+
         SETTINGS.target = str(self.value)
         SESSIONS.disconnected()
         return ""

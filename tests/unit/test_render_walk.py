@@ -6,7 +6,7 @@ import json
 from gdb_sme.core.cbit import NO_ENCRYPTION, EncryptionBit
 from gdb_sme.core.paging import LEVEL4
 from gdb_sme.core.walk import walk
-from gdb_sme.linux.nonpresent import layout_6_1
+from gdb_sme.linux.nonpresent import SwapLayout, decode_nonpresent, layout_6_1
 from gdb_sme.linux.translate import Root, Translation
 from gdb_sme.render import json as json_output
 from gdb_sme.render import walk as view
@@ -35,14 +35,16 @@ def translation(
     *,
     symbol: str | None = None,
     note: str | None = None,
+    layout: SwapLayout | None = layout_6_1(),  # noqa: B008 - a constant
 ) -> Translation:
     found = walk(FakePhys(tables), va, root.pa, LEVEL4, enc)
     memory_type = "write-back" if found.mapping else None
-    return Translation(found, root, "kernel image", symbol, memory_type, note)
+    held = decode_nonpresent(found.steps[-1].entry, LEVEL4, layout) if found.hole else None
+    return Translation(found, root, "kernel image", symbol, memory_type, note, held)
 
 
 def shown(result: Translation) -> list[str]:
-    return str(view.text(result, layout_6_1())).split("\n")
+    return str(view.text(result)).split("\n")
 
 
 def test_a_large_page() -> None:
@@ -96,7 +98,7 @@ def test_swapped_migrating_and_protnone_pages() -> None:
     assert shown(translation(0xFFFFFFFF83602000))[-1].endswith(
         "is under migration, write, page 0x00012000"
     )
-    unknown = view.text(translation(0xFFFFFFFF83602000))
+    unknown = view.text(translation(0xFFFFFFFF83602000, layout=None))
     assert str(unknown).endswith(
         "is a special swap type of this kernel's configuration, type 25, offset 0x12"
     )
@@ -161,7 +163,7 @@ def test_without_encryption_and_with_the_shared_bit() -> None:
 
 
 def payload(result: Translation) -> dict[str, object]:
-    text = json_output.render("sme pte", view.payload(result, layout_6_1()))
+    text = json_output.render("sme pte", view.payload(result))
     assert "\n" not in text
     loaded: dict[str, object] = json.loads(text)
     return loaded

@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole address space of a root: every page that it maps, as merged ranges.
+
+Each table page is read once and each of its entries looked at once, wherever the table is reached
+from; a table reached by several paths appears at each place. Most tables are recognised in bulk:
+empty ones and those in which all entries are alike by one comparison, those whose pages follow one
+another by a comparison with a `_Template`.
+"""
+
+from __future__ import annotations
+
+import gc
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from gdb_sme.core import entry as bits
+from gdb_sme.core.address import PAGE_FRAME_MASK, PHYSICAL_BITS, U64, align_up
+from gdb_sme.core.cbit import EncryptionBit
+from gdb_sme.core.entry import Entry
+from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE, Level, PagingMode
+from gdb_sme.core.ports import PhysMemory
+from gdb_sme.core.ranges import Attributes, MappedRange, as_repeated
+from gdb_sme.core.walk import Permissions
+from gdb_sme.errors import ReadError
+
+#: Ranges, table visits and troubles after which a scan ends: garbage must not fill the debugger's
+#: memory, and no range of Linux comes near it (a TiB in 4 KiB pages is 2**18 tables).
+LIMIT = 1 << 21
+
+#: Tables whose content is kept in case that they are reached again: 64 MiB.
+_KEPT = 1 << 14
+
+_EMPTY = bytes(TABLE_SIZE)
+_ENTRY = struct.Struct("<Q")
+_TABLE = struct.Struct(f"<{ENTRIES}Q")
+_RIGHTS = bits.RW | bits.USER
+#: What a range is made of. Accessed, Dirty, the software's bits and the protection key differ
+#: from page to page without being another kind of mapping.
+_KEEP = (
+    bits.PRESENT | bits.RW | bits.USER | bits.PWT | bits.PCD | bits.PSE | bits.GLOBAL
+    | PAGE_FRAME_MASK | bits.NX
+)  # fmt: skip
+
+
+class TableUse(NamedTuple):
+    """A table page at one place of the address space.
+
+    Attributes:
+        pa: its physical address.
+        level: what its entries are: ``"pgd"`` for the root, ``"pte"`` at the bottom.
+        va: first virtual address that it translates.
+        entry_pa: physical address of the entry that points to it, None for the root.
+        raw: that entry; for the root its physical address alone.
+        encrypted: whether the entry makes the processor read the table encrypted; None for the
+            root, which CR3 decides.
+        places: consecutive entries, this one first, that all point to this table.
+        empty: whether all 512 entries are zero.
+    """
+
+    pa: int
+    level: str
+    va: int
+    entry_pa: int | None
+    raw: int
+    encrypted: bool | None
+    places: int
+    empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something in the tables that a processor would fault on, or that no kernel would make.
+
+    Attributes:
+        kind: ``"unreadable"`` (a table that is no memory), ``"reserved"`` (bits that must be zero)
+            or ``"loop"`` (a table below itself).
+        va: first virtual address concerned.
+        size: bytes of the address space concerned.
+        level: level of the entry: ``"pgd"``, or ``"root"`` for the root itself.
+        entry_pa: physical address of the entry, None for the root.
+        raw: the entry; the root's physical address for the root.
+        detail: in words.
+    """
+
+    kind: str
+    va: int
+    size: int
+    level: str
+    entry_pa: int | None
+    raw: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """All that a root maps.
+
+    Attributes:
+        ranges: by virtual address.
+        tables: every use of a table page, by virtual address, upper levels first. Below a table
+            with a `TableUse.places`, only the uses at its first place.
+        troubles: by virtual address.
+        tables_read: distinct table pages that were read.
+        stopped_at: virtual address at which the scan gave up (`LIMIT`), None when it is complete.
+    """
+
+    ranges: tuple[MappedRange, ...]
+    tables: tuple[TableUse, ...]
+    troubles: tuple[Trouble, ...]
+    tables_read: int
+    stopped_at: int | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of page tables that were read."""
+        return self.tables_read * TABLE_SIZE
+
+
+def scan(
+    memory: PhysMemory,
+    root_pa: int,
+    mode: PagingMode,
+    enc: EncryptionBit,
+    *,
+    start: int = 0,
+    end: int = 1 << 64,
+    physical_bits: int = PHYSICAL_BITS,
+    nx_enabled: bool = True,
+    limit: int = LIMIT,
+    progress: Callable[[int], None] | None = None,
+) -> Scan:
+    """Everything that is mapped from ``root_pa``, in address order.
+
+    Args:
+        memory: physical memory.
+        root_pa: physical address of the top table, without flags and encryption bit.
+        mode: 4 or 5 levels.
+        enc: the encryption bit in force.
+        start: only pages that end above this virtual address.
+        end: only pages that begin below this virtual address, 0 to 2**64.
+        physical_bits: physical address width of the CPU; higher address bits are reserved.
+        nx_enabled: EFER.NXE.
+        limit: see `LIMIT`.
+        progress: called with a virtual address for every table.
+
+    Nothing in the tables makes it fail: what cannot be followed is told in `Scan.troubles`.
+    """
+    facts = tuple(_facts(level, enc, physical_bits, nx_enabled) for level in mode.levels)
+    work = _Scan(memory, mode, enc, facts, limit=limit, progress=progress)
+    stopped_at = None
+    with memory.batch(), _no_collection():
+        try:
+            work.run(root_pa, start, end)
+        except _LimitReached as reached:
+            stopped_at = reached.va
+    return Scan(
+        tuple(work.ranges), tuple(work.tables), tuple(work.troubles), work.tables_read, stopped_at
+    )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's cyclic collector: a scan makes no cycles, and a million ranges to look at
+    again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _LimitReached(Exception):
+    def __init__(self, va: int) -> None:
+        super().__init__(va)
+        self.va = va
+
+
+#: Entries of one table that follow one another: index of the first, how many, the bits of `_KEEP`
+#: in the first, and what each is more than the one before; 0 where all are the same.
+_Run = tuple[int, int, int, int]
+
+
+class _Place(NamedTuple):
+    """Where a table stands.
+
+    ``depth`` levels below the root, translating from ``base`` on; ``rights`` are RW and USER of the
+    levels above, ``no_execute`` their NX.
+    """
+
+    depth: int
+    base: int
+    rights: int
+    no_execute: int
+
+
+@dataclass(slots=True)
+class _LevelFacts:
+    """What the scan needs of a level, computed once."""
+
+    level: Level
+    span: int
+    name: str
+    leaf_bit: int  # the bit that makes a leaf: PRESENT where all are leaves, 0 where none is
+    page_mask: int  # address bits of a leaf
+    leaf_reserved: int
+    pointer_reserved: int
+    kind_mask: int  # the bits that say how a leaf maps its page, and whether it is one
+
+
+def _facts(level: Level, enc: EncryptionBit, physical_bits: int, nx_enabled: bool) -> _LevelFacts:
+    leaf, pointer = Entry(U64, level, enc), Entry(U64 & ~bits.PSE, level, enc)
+    return _LevelFacts(
+        level=level,
+        span=level.span,
+        name=level.name,
+        leaf_bit={"always": bits.PRESENT, "pse": bits.PSE, "never": 0}[level.leaf],
+        page_mask=leaf.address_mask,
+        leaf_reserved=leaf.reserved(physical_bits, nx_enabled),
+        pointer_reserved=(leaf if level.leaf == "never" else pointer).reserved(
+            physical_bits, nx_enabled
+        ),
+        kind_mask=U64 & ~leaf.address_mask,
+    )
+
+
+class _Scan:
+    """The state of one scan."""
+
+    def __init__(
+        self,
+        memory: PhysMemory,
+        mode: PagingMode,
+        enc: EncryptionBit,
+        facts: tuple[_LevelFacts, ...],
+        *,
+        limit: int,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._memory = memory
+        self._mode = mode
+        self._enc = enc
+        self._facts = facts
+        self._limit = limit
+        self._progress = progress
+        self._low = self._high = 0
+        self._cache: dict[int, bytes | ReadError] = {}
+        self._path: list[int] = []
+        self._loops: set[int] = set()
+        self._templates: dict[int, _Template] = {}
+        self._kinds: dict[tuple[int, int, int], dict[int, Attributes]] = {}
+        self._same: dict[Attributes, Attributes] = {}
+        self.ranges: list[MappedRange] = []
+        self.tables: list[TableUse] = []
+        self.troubles: list[Trouble] = []
+        self.tables_read = 0
+
+    def run(self, root_pa: int, start: int, end: int) -> None:
+        """Scan both halves of the address space, from ``start`` to ``end``."""
+        try:
+            data = self._read(root_pa)
+        except ReadError as error:
+            self.troubles.append(
+                Trouble("unreadable", 0, 1 << 64, "root", None, root_pa, error.reason)
+            )
+            return
+        top = self._mode.levels[0].name
+        self.tables.append(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
+        half = 1 << (self._mode.va_bits - 1)
+        for first, last, base in ((0, half, 0), ((1 << 64) - half, 1 << 64, (1 << 64) - 2 * half)):
+            self._low, self._high = max(start, first), min(end, last)
+            if self._low < self._high:
+                self._table(data, root_pa, _Place(0, base, _RIGHTS, 0))
+
+    def _read(self, pa: int) -> bytes:
+        data = self._cache.get(pa)
+        if data is None:
+            try:
+                data = self._memory.read(pa, TABLE_SIZE)
+            except ReadError as error:
+                data = error
+            else:
+                self.tables_read += 1
+                if data == _EMPTY:
+                    data = _EMPTY
+            if data is _EMPTY or len(self._cache) < _KEPT:
+                self._cache[pa] = data
+        if isinstance(data, ReadError):
+            raise data
+        return data
+
+    def _table(self, data: bytes, pa: int, place: _Place) -> None:
+        """Scan the table ``data`` at ``pa`` where it stands at ``place``."""
+        depth, base, rights, no_execute = place
+        low, high = self._low, self._high
+        facts = self._facts[depth]
+        if len(self.ranges) + len(self.tables) + len(self.troubles) > self._limit:
+            raise _LimitReached(base)
+        if self._progress is not None:
+            self._progress(base)
+        if data is _EMPTY:
+            return
+        span, kind_mask, page_mask = facts.span, facts.kind_mask, facts.page_mask
+        kinds = self._kinds.setdefault((depth, rights, no_execute), {})
+        runs = self._runs(data, facts)
+        if base < low or base + ENTRIES * span > high:
+            first = max(0, low - base) // span
+            last = min(ENTRIES, -(-(high - base) // span))
+            runs = [cut for each in runs for cut in _clip(each, first, last)]
+        ranges, new = self.ranges, tuple.__new__
+        last_end = last_pa = next_pa = -1
+        for run in runs:
+            index, length, raw, step = run
+            kind = raw & kind_mask
+            attributes = kinds.get(kind)
+            if attributes is None:
+                attributes = self._attributes(raw, facts, place)
+                if attributes is None:
+                    self._no_page(data, pa, place, run)
+                    last_end = -1
+                    continue
+                kinds[kind] = attributes
+            if length > 1 and not step:
+                attributes = as_repeated(attributes)
+            va, size, page_pa = base + index * span, length * span, raw & page_mask
+            if last_end == va and page_pa not in (last_pa, next_pa):
+                # As MappedRange(...), without the call of a Python function that this would be.
+                ranges.append(new(MappedRange, (va, size, page_pa, attributes)))
+            else:
+                self._emit(va, size, page_pa, attributes)
+            last_end, last_pa, next_pa = va + size, page_pa, page_pa + size
+
+    def _attributes(self, raw: int, facts: _LevelFacts, place: _Place) -> Attributes | None:
+        """How an entry maps its page, None when it maps none: a table's, or a faulty one."""
+        if not raw & facts.leaf_bit or raw & facts.leaf_reserved:
+            return None
+        entry = Entry(raw, facts.level, self._enc)
+        write, user = bool(raw & place.rights & bits.RW), bool(raw & place.rights & bits.USER)
+        attributes = Attributes(
+            page_size=facts.span,
+            permissions=Permissions(write, user, not (raw | place.no_execute) & bits.NX),
+            encrypted=entry.encrypted,
+            global_=bool(raw & bits.GLOBAL),
+            cache_index=entry.cache_index,
+        )
+        return self._same.setdefault(attributes, attributes)
+
+    def _no_page(self, data: bytes, pa: int, place: _Place, run: _Run) -> None:
+        """Follow entries that point to a table, or tell what is wrong with them."""
+        facts, raw = self._facts[place.depth], run[2]
+        leaf = raw & facts.leaf_bit
+        reserved = raw & (facts.leaf_reserved if leaf else facts.pointer_reserved)
+        if reserved:
+            detail = f"reserved bits {reserved:#x} are set"
+            self._trouble("reserved", data, pa, place, run, detail=detail)
+            return
+        self._path.append(pa)
+        self._children(data, pa, place, run)
+        self._path.pop()
+
+    def _children(self, data: bytes, pa: int, place: _Place, run: _Run) -> None:
+        """Scan the table that the entries of ``run`` point to, at every place."""
+        depth, base, rights, no_execute = place
+        index, length, masked, _ = run
+        facts = self._facts[depth]
+        span = facts.span
+        child = self._enc.address(masked)
+        va, entry_pa = base + index * span, pa + index * ENTRY_SIZE
+        if child in self._path and entry_pa not in self._loops:
+            self._loops.add(entry_pa)
+            detail = f"points to {child:#x}, a table that it is below itself"
+            self._trouble("loop", data, pa, place, run, detail=detail)
+        try:
+            table = self._read(child)
+        except ReadError as error:
+            detail = f"points to {child:#x}: {error.reason}"
+            self._trouble("unreadable", data, pa, place, run, detail=detail)
+            return
+        (raw,) = _ENTRY.unpack_from(data, index * ENTRY_SIZE)
+        self.tables.append(
+            TableUse(
+                child, self._facts[depth + 1].name, va, entry_pa, raw,
+                self._enc.encrypted(raw), length, table is _EMPTY,
+            )
+        )  # fmt: skip
+        rights, no_execute = rights & masked, no_execute | masked & bits.NX
+        for number in range(length):
+            ranges, troubles = len(self.ranges), len(self.troubles)
+            self._table(table, child, _Place(depth + 1, va, rights, no_execute))
+            whole = self._low <= va
+            va += span
+            rest = min((length - 1 - number) * span, max(0, self._high - va))
+            if not rest or not whole or len(self.troubles) > troubles:
+                continue
+            last = self.ranges[-1] if self.ranges else None
+            if len(self.ranges) == ranges and (last is None or last.end <= va - span):
+                return  # nothing is mapped there, so nothing at the other places
+            if last is not None and last.repeated and last.va <= va - span and last.end == va:
+                # One page all over: KASAN's early shadow maps terabytes so.
+                rest = align_up(rest, last.attributes.page_size)
+                self.ranges[-1] = last._replace(size=last.size + rest)
+                return
+
+    def _runs(self, data: bytes, facts: _LevelFacts) -> list[_Run]:
+        """The present entries of a table, as runs."""
+        (first,) = _ENTRY.unpack_from(data)
+        if first & facts.leaf_bit and first & bits.PRESENT:
+            (last,) = _ENTRY.unpack_from(data, TABLE_SIZE - ENTRY_SIZE)
+            step = facts.span
+            if last - first == (ENTRIES - 1) * step and not first & (ENTRIES - 1) * step:
+                # All bits of the index are zero in the first address, so that no sum carries.
+                template = self._templates.get(step)
+                if template is None:
+                    template = self._templates[step] = _Template(step)
+                if template.matches(data, first):
+                    return [(0, ENTRIES, first & _KEEP, step)]
+        if data == data[:ENTRY_SIZE] * ENTRIES:
+            return [(0, ENTRIES, first & _KEEP, 0)] if first & bits.PRESENT else []
+        guard = self._enc.mask | facts.leaf_reserved & PAGE_FRAME_MASK
+        return _find_runs(data, facts.leaf_bit, facts.span, guard)
+
+    def _emit(self, va: int, size: int, pa: int, attributes: Attributes) -> None:
+        """Add pages: to the last range if they continue it, else as a new range."""
+        ranges = self.ranges
+        if ranges:
+            last = ranges[-1]
+            if last.va + last.size == va:
+                merged = last.attributes
+                if merged is attributes and not merged.repeated and last.pa + last.size == pa:
+                    ranges[-1] = MappedRange(last.va, last.size + size, last.pa, attributes)
+                    return
+                if last.pa == pa and _may_repeat(last, size, attributes):
+                    ranges[-1] = MappedRange(last.va, last.size + size, pa, as_repeated(merged))
+                    return
+        ranges.append(MappedRange(va, size, pa, attributes))
+
+    def _trouble(
+        self, kind: str, data: bytes, pa: int, place: _Place, run: _Run, *, detail: str
+    ) -> None:
+        facts = self._facts[place.depth]
+        (raw,) = _ENTRY.unpack_from(data, run[0] * ENTRY_SIZE)
+        self.troubles.append(
+            Trouble(
+                kind=kind,
+                va=place.base + run[0] * facts.span,
+                size=run[1] * facts.span,
+                level=facts.name,
+                entry_pa=pa + run[0] * ENTRY_SIZE,
+                raw=raw,
+                detail=detail,
+            )
+        )
+
+
+def _may_repeat(last: MappedRange, size: int, attributes: Attributes) -> bool:
+    """Whether pages of the same physical page as ``last`` make one repeated range with it."""
+    single = attributes.page_size
+    if not (last.repeated or last.size == single) or not (attributes.repeated or size == single):
+        return False
+    return as_repeated(last.attributes) is as_repeated(attributes)
+
+
+def _clip(run: _Run, first: int, last: int) -> tuple[_Run, ...]:
+    """The part of ``run`` from index ``first`` to ``last``, the last not included."""
+    at, length, raw, step = run
+    index, stop = max(at, first), min(at + length, last)
+    if index >= stop:
+        return ()
+    return ((index, stop - index, raw + (index - at) * step, step),)
+
+
+def _find_runs(data: bytes, leaf_bit: int, span: int, guard: int) -> list[_Run]:
+    """The present entries of a table as runs, one look at each entry.
+
+    Near an address at which a bit of ``guard`` changes each is a run by itself: a sum that carries
+    into the C-bit makes an entry of another kind.
+    """
+    low = (TABLE_SIZE - len(data.lstrip(b"\0"))) // ENTRY_SIZE
+    high = -(-len(data.rstrip(b"\0")) // ENTRY_SIZE)
+    keep, present = _KEEP, bits.PRESENT
+    runs: list[_Run] = []
+    start, first, step, expected = low, 0, 0, -1  # step and first are of the run from ``start``
+    for index, raw in enumerate(_TABLE.unpack(data)[low:high], low):
+        key = raw & keep
+        if key == expected:
+            expected += step
+        elif key == first and first and index - start == 1:
+            expected, step = key, 0
+        else:
+            if first:
+                runs.append((start, index - start, first, step))
+            if key & present:
+                start, first = index, key
+                step = span if key & leaf_bit else 0
+                expected = -1 if (key ^ key + ENTRIES * step) & guard else key + step
+            else:
+                first = step = expected = 0
+    if first:
+        runs.append((start, high - start, first, step))
+    return runs
+
+
+class _Template:
+    """A table of pages that follow one another, with the same flags in every entry.
+
+    Kept as bytes and moved to another first entry by overwriting only the columns (byte N of every
+    entry) that differ: comparing it with a table is some twenty times faster than looking at 512
+    numbers.
+
+    Args:
+        step: bytes from one page to the next.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._first = bytes(ENTRY_SIZE)
+        self._table = bytearray(TABLE_SIZE)
+        self._move(bytes(ENTRY_SIZE), range(ENTRY_SIZE))
+
+    def matches(self, data: bytes, first: int) -> bool:
+        """Whether ``data`` is entry ``first`` and 511 more, ``step`` bytes after one another.
+
+        The nine bits of ``first`` that count the entries must be zero.
+        """
+        wanted = first.to_bytes(ENTRY_SIZE, "little")
+        if wanted != self._first:
+            self._move(wanted, [n for n in range(ENTRY_SIZE) if wanted[n] != self._first[n]])
+        return data == self._table
+
+    def _move(self, wanted: bytes, columns: range | list[int]) -> None:
+        for number in columns:
+            self._table[number::ENTRY_SIZE] = _column(self._step, number, wanted[number])
+        self._first = wanted
+
+
+@lru_cache(maxsize=4096)
+def _column(step: int, number: int, value: int) -> bytes:
+    """Byte ``number`` of all entries of a template whose first entry has ``value`` there."""
+    return bytes(value | index * step >> 8 * number & 0xFF for index in range(ENTRIES))

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Dumps of a real guest, against QEMU's stub at the very stop at which they were made."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdb_sme.core.elf import CoreFile, parse_core
+from gdb_sme.harness.boot import Session
+from gdb_sme.harness.gdb import PLUGIN, Gdb
+from gdb_sme.harness.images import obtain
+from gdb_sme.harness.pytest_plugin import SharedSessions
+from gdb_sme.linux.vmcoreinfo import parse_vmcoreinfo
+from tests.cores import core, note, prstatus
+
+C47 = 1 << 47
+ADDRESSES = (
+    "&init_top_pgt",
+    "_text",
+    "&__start_bss_decrypted",
+    "(unsigned long)page_offset_base + 0x100000",
+    "(unsigned long)page_offset_base + 0x2000000",
+    "(unsigned long)vmalloc_base",
+    "0",
+    "0xfffffe0000000000",
+)
+
+
+@pytest.fixture
+def live(booted: SharedSessions) -> Session:
+    return booted("debian-6.1", "sme", until="shell")
+
+
+@pytest.fixture
+def dump_file(tmp_path: Path) -> Iterator[Path]:
+    """Where to dump; half a GiB and more is not kept with pytest's other directories."""
+    path = tmp_path / "dump"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(dump: Path, vmlinux: Path | None) -> Iterator[Gdb]:
+    """`gdb vmlinux DUMP`, or `gdb -c DUMP` without symbols."""
+    files = [str(vmlinux), str(dump)] if vmlinux else ["-c", str(dump)]
+    with Gdb(files, timeout=240) as gdb:
+        gdb.execute(f"source {PLUGIN}")
+        yield gdb
+
+
+def vmlinux_of(live: Session) -> Path:
+    path = live.machine.config.image.vmlinux
+    assert path is not None
+    return path
+
+
+def answers(run: Callable[[str], str], root: str = "") -> list[dict[str, Any]]:
+    return [json.loads(run(f"sme pte --json {root} {address}")) for address in ADDRESSES]
+
+
+@pytest.mark.parametrize("option", ["", "-p "], ids=["physical", "paging"])
+def test_qemus_dumps_agree_with_its_stub(live: Session, dump_file: Path, option: str) -> None:
+    live.machine.qmp.hmp(f"dump-guest-memory {option}{dump_file}")
+    status = json.loads(live.gdb.execute("sme status --json"))
+    with opened(dump_file, vmlinux_of(live)) as gdb:
+        assert answers(gdb.execute) == answers(live.gdb.execute)
+        assert gdb.execute("sme cr3") == live.gdb.execute("sme cr3")
+        found = json.loads(gdb.execute("sme status --json"))
+    same = ("scheme", "c_bit", "c_bit_source", "stage", "levels", "kernel", "phys_base", "build_id")
+    assert {key: found[key] for key in same} == {key: status[key] for key in same}
+    (cpu,), (expected,) = found["cpus"], status["cpus"]
+    assert cpu["efer"] is None, "QEMU's notes have no EFER"
+    assert {**cpu, "efer": 0} == {**expected, "efer": 0}
+    assert found["target"] == f"QEMU's memory dump {dump_file}"
+    assert "bit 47 taken out" in found["memory"]
+    if not option:
+        ram = sum(int(end, 16) - int(start, 16) for start, end in found["ram"])
+        assert ram == (512 << 20) + (256 << 10), "RAM once, and the firmware's ROM"
+
+
+def vmcoreinfo_bytes(live: Session) -> bytes:
+    """What the guest's own kernel has ready for its crash."""
+    at, size = live.gdb.evaluate("vmcoreinfo_data"), live.gdb.evaluate("vmcoreinfo_size")
+    pa = at - live.gdb.evaluate("page_offset_base")
+    return os.pread(live.machine.ram_fd, size, pa)
+
+
+def vmcore(live: Session) -> bytes:
+    """What kdump makes of the guest: the kernel's note, no control registers, RAM once."""
+    vmcoreinfo = vmcoreinfo_bytes(live)
+    status = prstatus(
+        rip=live.gdb.evaluate("$rip"),
+        cs=live.gdb.evaluate("$cs"),
+        eflags=2,
+        gs_base=live.gdb.evaluate("$gs_base"),
+    )
+    memory = os.pread(live.machine.ram_fd, live.machine.config.memory, 0)
+    direct_map = live.gdb.evaluate("page_offset_base")
+    text = parse_vmcoreinfo(vmcoreinfo).symbols["_stext"]
+    return core(
+        note("CORE", 1, status) + note("VMCOREINFO", 0, vmcoreinfo),
+        [(text, 0x1000000, memory[0x1000000:0x2000000]), (direct_map, 0, memory)],
+    )
+
+
+def test_a_vmcore_without_control_registers(live: Session, dump_file: Path) -> None:
+    dump_file.write_bytes(vmcore(live))
+    with opened(dump_file, vmlinux_of(live)) as gdb:
+        found = json.loads(gdb.execute("sme status --json"))
+        mine = answers(gdb.execute, "--root init_top_pgt")
+        loaded = json.loads(gdb.execute("sme pte --json &init_top_pgt"))
+    assert mine == answers(live.gdb.execute, "--root init_top_pgt")
+    # The root is the kernel's own idea of what is loaded, which is what CR3 has.
+    expected = json.loads(live.gdb.execute("sme pte --json &init_top_pgt"))
+    assert loaded["levels"] == expected["levels"]
+    assert "CR3" not in loaded["root"]["source"]
+    assert (found["scheme"], found["c_bit"], found["stage"]) == ("sme", 47, "running")
+    assert found["kernel"]["found_by"] == "VMCOREINFO"
+    assert found["cpus"][0]["cr3"] is None
+
+
+def test_a_vmcore_with_no_symbols_at_all(live: Session, dump_file: Path) -> None:
+    """VMCOREINFO says where the kernel is, and there its own symbols are."""
+    dump_file.write_bytes(vmcore(live))
+    with opened(dump_file, None) as gdb:
+        found = json.loads(gdb.execute("sme status --json"))
+        mine = json.loads(gdb.execute("sme pte --json --root init_top_pgt init_top_pgt"))
+    expected = json.loads(live.gdb.execute("sme pte --json --root init_top_pgt &init_top_pgt"))
+    assert (found["scheme"], found["c_bit"]) == ("sme", 47)
+    assert mine["levels"] == expected["levels"]
+
+
+def copied_out(live: Session, path: str) -> str:
+    """A file of base64 lines out of the guest.
+
+    The serial port of a busy machine doubles a character now and then: of several copies of a line
+    the one that has the length of a line counts.
+    """
+    copies = zip(*(live.shell(f"cat {path}").split() for _ in range(5)), strict=True)
+    return "".join(min(lines, key=len) for lines in copies)
+
+
+def test_the_header_of_proc_kcore(live: Session) -> None:
+    live.shell("head -c 24576 /proc/kcore | gzip | base64 > /kcore")
+    head = gzip.decompress(base64.b64decode(copied_out(live, "/kcore")))
+    assert len(head) == 24576
+    found: CoreFile = parse_core(lambda offset, length: head[offset : offset + length], None)
+    (vmcoreinfo,) = found.named("VMCOREINFO")
+    assert vmcoreinfo.rstrip(b"\0") == vmcoreinfo_bytes(live).rstrip(b"\0")
+    image = parse_vmcoreinfo(vmcoreinfo).image
+    status = json.loads(live.gdb.execute("sme status --json"))
+    assert image is not None
+    assert (image.va, image.pa) == (
+        int(status["kernel"]["va"], 16),
+        int(status["kernel"]["pa"], 16),
+    )
+    direct_map = live.gdb.evaluate("page_offset_base")
+    ram = [each for each in found.segments if each.va - each.pa == direct_map]
+    assert sum(each.size for each in ram) > (480 << 20)
+    assert any(each.pa == (1 << 64) - 1 for each in found.segments), "vmalloc has no one pa"
+
+
+def test_a_dump_of_another_kernel(live: Session, dump_file: Path) -> None:
+    live.machine.qmp.hmp(f"dump-guest-memory -p {dump_file}")
+    other = obtain("debian-6.12").vmlinux
+    with opened(dump_file, other) as gdb:
+        failed = gdb.run("sme cr3")
+        walk = gdb.execute("sme pte 0xffffffff81000000")
+    assert failed.error is not None
+    assert "the symbols are of another kernel (build-id" in failed.error
+    assert "0x01000000  r-x kernel" in walk
+
+
+def test_a_compressed_dump_names_the_tool(live: Session, dump_file: Path) -> None:
+    """As `dump-guest-memory -z` begins, and as makedumpfile's own files do."""
+    for head, tool in ((b"makedumpfile".ljust(16, b"\0"), "makedumpfile -R"), (b"KDUMP   ", "-E")):
+        dump_file.write_bytes(head + struct.pack("<I", 6) + bytes(4096))
+        with opened(dump_file, vmlinux_of(live)) as gdb:
+            failed = gdb.run("sme status")
+        assert failed.error is not None
+        assert failed.error.startswith(f"sme status: {dump_file}: the dump is ")
+        assert tool in failed.error
+
+
+def test_a_truncated_dump(live: Session, dump_file: Path) -> None:
+    live.machine.qmp.hmp(f"dump-guest-memory -p {dump_file}")
+    os.truncate(dump_file, 300 << 20)
+    with opened(dump_file, None) as gdb:
+        failed = gdb.run("sme status")
+    assert failed.error is not None
+    assert "sme status: the dump is truncated: its segments end at byte 0x" in failed.error
+    assert "the file at 0x12c00000" in failed.error
+
+
+def test_a_dump_from_before_long_mode(booted: SharedSessions, dump_file: Path) -> None:
+    at_reset = booted("debian-6.1", until="reset")
+    at_reset.machine.qmp.hmp(f"dump-guest-memory {dump_file}")
+    with opened(dump_file, None) as gdb:
+        failed = gdb.run("sme status")
+    assert failed.error is not None
+    assert "of a 32-bit machine, or of one that was not in long mode yet" in failed.error

@@ -118,7 +118,7 @@ def _unpack(archive: Path, progress: Progress) -> None:
     """Unpack a .tar.xz beside itself."""
     command = ["tar", "--extract", "--xz", "--file", archive.name]
     command += ["--checkpoint=5000", "--checkpoint-action=echo"]
-    with progress.step(f"unpacking {archive.name}") as step:
+    with progress.step(f"unpacking the tree in {archive.name}") as step:
         process = child.start(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=archive.parent
         )

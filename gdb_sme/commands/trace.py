@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 import gdb
 
-from gdb_sme.commands.base import SmeCommand, colour_wanted
+from gdb_sme.commands.base import Arguments, SmeCommand, colour_wanted
 from gdb_sme.errors import CheckFailed, TargetError, UsageError
-from gdb_sme.linux.trace import Event
-from gdb_sme.render import terminal
-from gdb_sme.render import trace as view
-from gdb_sme.target.session import SESSIONS
-from gdb_sme.target.tracer import Tracer
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gdb_sme.linux.trace import Event
+    from gdb_sme.target.tracer import Tracer
 
 
 class Trace(SmeCommand):
@@ -33,11 +34,11 @@ class Trace(SmeCommand):
 
     name = "trace"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         super().arguments(parser)
         parser.add_argument(
-            "--until", metavar="SYMBOL", help="With start: end there; otherwise at rest_init."
+            "--until", metavar="LOCATION", help="With start: end there; otherwise at rest_init."
         )
         parser.add_argument(
             "--quiet", action="store_true", help="With start: show no events as they happen."
@@ -46,14 +47,19 @@ class Trace(SmeCommand):
             "action", choices=("start", "show", "check", "stop"), help="What to do."
         )
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
+        from gdb_sme.render import trace as view
+
         if args.action != "start" and args.until:
             raise UsageError("--until goes with start: sme trace start --until start_kernel")
         if args.action == "start":
             TRACES.start(args.until, args.quiet)
             return
         tracer = TRACES.current()
+        thread = gdb.selected_thread()
+        if thread is not None and thread.is_stopped():
+            tracer.look()
         if args.action == "stop":
             tracer.end("stopped by hand; all breakpoints are removed")
             return
@@ -89,14 +95,22 @@ class Traces:
         """
         if self._tracer is not None and self._tracer.active:
             raise UsageError("a trace is under way; end it first: sme trace stop")
+        from gdb_sme.target.session import SESSIONS
+        from gdb_sme.target.tracer import Tracer
+
         session = SESSIONS.current()
+        if self._tracer is None:
+            gdb.events.new_objfile.connect(self._symbols_changed)
         self._tracer = Tracer(
             session.require_stub("the trace"),
-            session.symbols,
             session.kernel,
             until,
             _ignore if quiet else _live,
         )
+
+    def _symbols_changed(self, _event: object) -> None:
+        if self._tracer is not None:
+            self._tracer.symbols_changed()
 
     def disconnected(self, _event: object = None) -> None:
         """Keep what was recorded when the target is gone."""
@@ -108,6 +122,9 @@ TRACES = Traces()
 
 
 def _live(event: Event) -> None:
+    from gdb_sme.render import terminal
+    from gdb_sme.render import trace as view
+
     gdb.write(terminal.render(view.live(event), colour=colour_wanted()) + "\n")
 
 

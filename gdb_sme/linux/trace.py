@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeGuard
 
+from gdb_sme.core.address import U64
 from gdb_sme.linux.tables import Kind
 
 #: Variables whose every write is an event, where the kernel has them.
 WATCHED = ("sme_me_mask", "early_pmd_flags", "physical_mask", "sev_status", "cc_mask")
+#: The same in older kernels: sev_enabled before 5.10; sme_me_mask said it all before cc_mask, 5.18.
+OLD_NAMES = ("sev_enabled",)
 
 #: Callers of __early_make_pgtable that map without the C-bit on purpose, and take it back: the boot
 #: loader left boot_params and the command line unencrypted (arch/x86/mm/mem_encrypt_amd.c, 6.1).
@@ -58,11 +62,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Write(Event):
-    """A watched variable changed from ``old`` to ``new``."""
+    """A watched variable changed from ``old`` to ``new``.
+
+    Attributes:
+        noticed: the write itself was not seen: the place is where its result was noticed.
+    """
 
     name: str
     old: int
     new: int
+    noticed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,35 @@ class FixUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyException(Event):
+    """The kernel's early handler got an exception that is no page fault it could serve.
+
+    Attributes:
+        vector: the exception.
+        where: function that raised it.
+        register: the register that holds an address with the mask in it, empty when none does.
+        address: its value, None likewise.
+        physical: ``address`` less the start of the direct map, None likewise.
+    """
+
+    vector: int
+    where: str
+    register: str = ""
+    address: int | None = None
+    physical: int | None = None
+
+
+def through_va(value: int, page_offset_base: int, mask: int, top: int) -> bool:
+    """Whether ``value`` is ``__va`` of an address in RAM (below ``top``) with the mask still in it.
+
+    With a C-bit of 48 and above such an address is not canonical, and the access raises #GP, which
+    tells no address: it is looked for in the registers.
+    """
+    physical = (value - page_offset_base) & U64
+    return bool(mask and physical & mask and physical & ~mask < top)
+
+
+@dataclass(frozen=True, slots=True)
 class Moment(Event):
     """A moment of the boot: a function is entered or left, something takes over."""
 
@@ -232,26 +270,29 @@ def _flags_before_first_fault(line: Timeline) -> Iterator[Verdict]:
     """Is early_pmd_flags updated before the first early page fault?"""
     rule = "early-pmd-flags"
     faults = [e for e in line.events if isinstance(e, EarlyMapping) and not e.bootdata]
-    bad = [e for e in faults if e.pmd is not None and e.mask and not e.pmd & e.mask]
-    received = next(
-        (
-            e.number
-            for e in line.events
-            if isinstance(e, Write) and e.name == "early_pmd_flags" and e.new & line.mask
-        ),
-        None,
-    )
+    bad = [e for e in faults if e.pmd and e.mask and not e.pmd & e.mask]
     for fault in bad:
-        why = "early_pmd_flags not yet" if not fault.flags & fault.mask else "early_pmd_flags too"
         yield Verdict(
             rule,
             Outcome.HAZARD,
             f"HAZARD: fault at {fault.address:#x} mapped without the C-bit "
-            f"(pmd {fault.pmd:#x}), mask already set, {why}",
+            f"(pmd {fault.pmd:#x}), mask already set, {_why_unencrypted(line, fault)}",
             (fault.number,),
         )
-    if bad or not line.mask:
+    lost = [
+        e for e in line.events if _is_flags(e) and e.old & e.place.mask and not e.new & e.place.mask
+    ]
+    for write in lost:
+        yield Verdict(
+            rule,
+            Outcome.HAZARD,
+            f"HAZARD: early_pmd_flags lost the mask: {write.old:#x} -> {write.new:#x} "
+            f"at {write.place.function}",
+            (write.number,),
+        )
+    if bad or lost or not line.mask:
         return
+    received = next((e for e in line.events if _is_flags(e) and e.new & line.mask), None)
     after = _left_sme_early_init(line)
     if received is None and after is not None and line.complete:
         yield Verdict(
@@ -268,16 +309,33 @@ def _flags_before_first_fault(line: Timeline) -> Iterator[Verdict]:
             rule,
             Outcome.OK,
             "early_pmd_flags received the mask before the first early fault "
-            f"({received} before {faults[0].number})",
-            (received, faults[0].number),
+            f"({received.number} before {faults[0].number})",
+            (received.number, faults[0].number),
         )
     else:
         yield Verdict(
             rule,
             Outcome.OK,
-            f"early_pmd_flags received the mask ({received}); no early fault yet",
-            (received,),
+            f"early_pmd_flags received the mask ({received.number}); no early fault yet",
+            (received.number,),
         )
+
+
+def _is_flags(event: Event) -> TypeGuard[Write]:
+    return isinstance(event, Write) and event.name == "early_pmd_flags"
+
+
+def _why_unencrypted(line: Timeline, fault: EarlyMapping) -> str:
+    """What early_pmd_flags has to do with a fault that was mapped without the C-bit."""
+    if fault.flags & fault.mask:
+        return "although early_pmd_flags has it"
+    before = [e for e in line.events if e.number < fault.number]
+    if any(_is_flags(e) and e.new & fault.mask for e in before):
+        return "early_pmd_flags lost it again"
+    left = _left_sme_early_init(line)
+    if left is not None and left.number < fault.number and line.complete:
+        return "early_pmd_flags never received it"
+    return "early_pmd_flags not yet"
 
 
 def _left_sme_early_init(line: Timeline) -> Moment | None:
@@ -313,10 +371,10 @@ def _cr3_right(line: Timeline) -> Iterator[Verdict]:
 
 def _cr3_lost(line: Timeline) -> list[Verdict]:
     """CR3 without the mask between loads: somebody else wrote it."""
-    own = False
+    own: set[int] = set()
     for event in line.events:
         place = event.place
-        if own and place.mask and not place.cr3 & place.mask:
+        if place.cpu in own and place.mask and not place.cr3 & place.mask:
             return [
                 Verdict(
                     "cr3",
@@ -327,7 +385,9 @@ def _cr3_lost(line: Timeline) -> list[Verdict]:
                 )
             ]
         if isinstance(event, Cr3Load):
-            own = not event.by_design and event.right
+            own.discard(place.cpu)
+            if not event.by_design and event.right:
+                own.add(place.cpu)
     return []
 
 
@@ -425,7 +485,7 @@ def _refused(line: Timeline) -> Iterator[Verdict]:
 
 
 def _mask_in_address(line: Timeline) -> Iterator[Verdict]:
-    """Was an address with the mask in it mapped?"""
+    """Was an address with the mask in it mapped, or used although it is not canonical?"""
     for event in line.events:
         if (
             isinstance(event, EarlyMapping)
@@ -438,6 +498,15 @@ def _mask_in_address(line: Timeline) -> Iterator[Verdict]:
                 Outcome.FAIL,
                 f"an address went through __va with the mask in it: {event.address:#x} is the "
                 f"direct map of {event.physical:#x}, mask {event.mask:#x}",
+                (event.number,),
+            )
+        elif isinstance(event, EarlyException) and event.physical is not None:
+            yield Verdict(
+                "va-without-mask",
+                Outcome.FAIL,
+                f"an address went through __va with the mask in it: {event.address:#x} (register "
+                f"{event.register}, in {event.where}) is the direct map of {event.physical:#x}, "
+                f"mask {event.place.mask:#x}: not canonical, hence exception {event.vector}",
                 (event.number,),
             )
 

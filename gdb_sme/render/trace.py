@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gdb_sme.core.address import hex_va
+from gdb_sme.core.cbit import EncryptionBit
+from gdb_sme.core.entry import Entry
+from gdb_sme.core.paging import PMD
 from gdb_sme.linux.trace import (
     Cr3Load,
+    EarlyException,
     EarlyMapping,
     Event,
     FixUp,
@@ -41,18 +47,29 @@ _HEAD: tuple[Line, ...] = (
 
 
 def text(timeline: Timeline) -> Document:
-    """The timeline and the verdicts."""
+    """The timeline, a line for each stage above its events, and the verdicts."""
     rows = [_HEAD, *(_row(event) for event in timeline.events)]
-    lines = list(table(rows, right=frozenset({0, 2})))
+    head, *shown = table(rows, right=frozenset({0, 2}))
+    lines = [head, *_with_stages(timeline, shown)]
     lines += [(comment(f"note: {note}"),) for note in timeline.notes]
     lines.append((comment(f"trace {timeline.state}"),))
     lines += [_verdict(each) for each in timeline.verdicts]
     return Document(tuple(lines))
 
 
+def _with_stages(timeline: Timeline, shown: list[Line]) -> Iterator[Line]:
+    stage = None
+    for event, line in zip(timeline.events, shown, strict=True):
+        if event.place.stage != stage:
+            stage = event.place.stage
+            yield (comment(f"-- {stage}"),)
+        yield line
+
+
 def live(event: Event) -> Document:
     """One event, as it happens."""
-    return Document(((*_row(event)[1], plain("  "), *_row(event)[5]),))
+    row = _row(event)
+    return Document(((*row[1], plain("  "), *row[5]),))
 
 
 def _row(event: Event) -> tuple[Line, ...]:
@@ -60,12 +77,17 @@ def _row(event: Event) -> tuple[Line, ...]:
     bit = good("C") if place.mask and place.cr3 & place.mask else plain("-")
     return (
         (plain(str(event.number)),),
-        (name(place.function),),
+        (name(place.function), *_source(place.source)),
         (plain(str(place.cpu)),),
         (number(hex_va(place.cr3)),),
         (bit,),
         _event(event),
     )
+
+
+def _source(source: str | None) -> Line:
+    """File without its directory, and line: the whole path is in the JSON."""
+    return (comment(f"  {source.rpartition('/')[2]}"),) if source else ()
 
 
 def _event(event: Event) -> Line:
@@ -77,7 +99,13 @@ def _event(event: Event) -> Line:
             plain(" -> "),
             number(f"{event.new:#x}"),
             *_mask_note(event),
+            *((comment("  noticed here"),) if event.noticed else ()),
         )
+    if isinstance(event, EarlyException):
+        spans = [keyword("early exception"), plain(f" {event.vector} in "), name(event.where)]
+        if event.address is not None:
+            spans.append(bad(f"  {event.register} = {event.address:#x}: mask in the address"))
+        return tuple(spans)
     if isinstance(event, Cr3Load):
         target = event.target or "unknown table"
         spans = [keyword("CR3"), plain(" loads "), name(target), plain(" ")]
@@ -100,14 +128,29 @@ def _mask_note(event: Write) -> tuple[Span, ...]:
     if event.name == "sme_me_mask" and event.new:
         return (comment(f"  bit {event.new.bit_length() - 1}"),)
     if event.name == "early_pmd_flags":
-        added = event.new & ~event.old
-        if event.place.mask and added & event.place.mask:
-            return (good("  +ENC"),)
-        if added == 1 << 63:
-            return (comment("  +NX"),)
+        return _flags_note(event)
     if event.name == "physical_mask" and event.old & ~event.new:
         return (comment(f"  loses bit {(event.old & ~event.new).bit_length() - 1}"),)
     return ()
+
+
+def flag_names(raw: int, mask: int) -> tuple[str, ...]:
+    """Names of the flags in early_pmd_flags, ENC for the mask."""
+    return Entry(raw, PMD, EncryptionBit(mask)).flags
+
+
+def _flags_note(event: Write) -> tuple[Span, ...]:
+    """What came and what went, then all flags."""
+    mask = event.place.mask
+    before, after = flag_names(event.old, mask), flag_names(event.new, mask)
+    changes = [f"+{flag}" for flag in after if flag not in before]
+    changes += [f"-{flag}" for flag in before if flag not in after]
+    text_of = "  " + " ".join(changes)
+    if "+ENC" in changes:
+        change = good(text_of)
+    else:
+        change = bad(text_of) if "-ENC" in changes else comment(text_of)
+    return (change, comment(f"  ({' '.join(after)})"))
 
 
 def _mapping(event: EarlyMapping) -> Line:
@@ -191,7 +234,11 @@ def _payload(event: Event) -> dict[str, object]:
             "name": event.name,
             "old": hex_va(event.old),
             "new": hex_va(event.new),
+            "noticed": event.noticed,
         }
+        if event.name == "early_pmd_flags":
+            own["old_flags"] = list(flag_names(event.old, place.mask))
+            own["new_flags"] = list(flag_names(event.new, place.mask))
     elif isinstance(event, Cr3Load):
         own = {
             "kind": "cr3",
@@ -209,7 +256,7 @@ def _payload(event: Event) -> dict[str, object]:
             "early_pmd_flags": hex_va(event.flags),
             "refused": event.refused,
             "entries": [{"level": level, "raw": hex_va(raw)} for level, raw in event.entries],
-            "c_bit": None if not event.pmd else bool(event.pmd & event.mask),
+            "c_bit": bool(event.pmd & event.mask) if event.pmd and event.mask else None,
         }
     elif isinstance(event, FixUp):
         own = {
@@ -223,6 +270,14 @@ def _payload(event: Event) -> dict[str, object]:
                 {"index": index, "before": hex_va(before), "after": hex_va(after)}
                 for index, before, after in event.entries
             ],
+        }
+    elif isinstance(event, EarlyException):
+        own = {
+            "kind": "exception",
+            "vector": event.vector,
+            "in": event.where,
+            "register": event.register or None,
+            "address": None if event.address is None else hex_va(event.address),
         }
     else:
         assert isinstance(event, Moment)

@@ -10,17 +10,18 @@ relocated copy, and from there into the kernel. The jumps are found by looking a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import gdb
 
 from gdb_sme.core.ports import PhysMemory, Symbols
-from gdb_sme.errors import SymbolError
+from gdb_sme.errors import SymbolError, TargetError
 from gdb_sme.linux.image import START_KERNEL_MAP, KernelImage, guest_build_id
 from gdb_sme.target.probe import Probe, register
 
 #: Where the boot protocol puts the protected-mode code of a bzImage, and its 64-bit entry there
 #: (Documentation/x86/boot.rst, "64-bit BOOT PROTOCOL").
-_BZIMAGE_ENTRY_64 = 0x100000 + 0x200
+BZIMAGE_ENTRY_64 = 0x100000 + 0x200
 
 _JUMP_RAX = b"\xff\xe0"
 _CODE_TO_SEARCH = 4096
@@ -32,14 +33,15 @@ class EntryFinder:
     Args:
         memory: guest physical memory.
         symbols: the kernel's symbols.
-        on_entry: called once, with the target stopped at the entry or right before the jump to it.
+        on_entry: called once, with the target stopped at the entry or right before the jump to it;
+            true to let it stand there.
 
     Raises:
         SymbolError: the symbols lack startup_64, _text or _end.
     """
 
     def __init__(
-        self, memory: PhysMemory, symbols: Symbols, on_entry: Callable[[KernelImage], None]
+        self, memory: PhysMemory, symbols: Symbols, on_entry: Callable[[KernelImage], bool | None]
     ) -> None:
         self._memory = memory
         self._symbols = symbols
@@ -51,7 +53,7 @@ class EntryFinder:
             raise SymbolError("no startup_64, _text and _end in the symbol file: file vmlinux")
         self._startup, self._text, self._end = startup, text, end
         self._arm(startup - START_KERNEL_MAP, self._at_startup)
-        self._arm(_BZIMAGE_ENTRY_64, self._at_decompressor)
+        self._arm(BZIMAGE_ENTRY_64, self._at_decompressor)
 
     def cancel(self) -> None:
         """Take the breakpoints back."""
@@ -59,11 +61,11 @@ class EntryFinder:
             probe.retire()
         self._probes.clear()
 
-    def _arm(self, address: int, on_hit: Callable[[], None]) -> None:
+    def _arm(self, address: int, on_hit: Callable[[], bool | None]) -> None:
         self._probes.append(Probe(address, on_hit))
 
-    def _at_startup(self) -> None:
-        self._found(register("rip"))
+    def _at_startup(self) -> bool | None:
+        return self._found(register("rip"))
 
     def _at_decompressor(self) -> None:
         self._arm_next_jump(register("rip"), self._at_first_jump)
@@ -71,38 +73,73 @@ class EntryFinder:
     def _at_first_jump(self) -> None:
         self._arm_next_jump(register("rax"), self._at_second_jump)
 
-    def _at_second_jump(self) -> None:
-        self._found(register("rax"))
+    def _at_second_jump(self) -> bool | None:
+        return self._found(register("rax"))
 
-    def _arm_next_jump(self, start: int, on_hit: Callable[[], None]) -> None:
+    def _arm_next_jump(self, start: int, on_hit: Callable[[], bool | None]) -> None:
         code = self._memory.read(start, _CODE_TO_SEARCH)
-        position = 0
         architecture = gdb.selected_inferior().architecture()
-        while position + 16 < len(code):
-            if code[position : position + 2] == _JUMP_RAX:
-                self._arm(start + position, on_hit)
-                return
+        end = code.find(_JUMP_RAX)
+        while end >= 0:
             # Whole instructions only: the two bytes may also stand inside another one.
-            position += architecture.disassemble(start + position)[0]["length"]
+            instructions = architecture.disassemble(start, start + end)
+            if instructions[-1]["addr"] == start + end:
+                self._arm(start + end, on_hit)
+                return
+            end = code.find(_JUMP_RAX, end + 1)
 
-    def _found(self, entry_pa: int) -> None:
+    def _found(self, entry_pa: int) -> bool | None:
         pa = entry_pa - (self._startup - self._text)
         delta = self._text - pa
         wanted = self._symbols.build_id
         if wanted is not None and guest_build_id(self._memory, self._symbols, delta) != wanted:
-            return
+            return None
         self.cancel()
-        va = self._text + self._virtual_offset(delta)
-        self._on_entry(KernelImage(self._text, va, pa, self._end, "kernel entry"))
+        va = self._text + virtual_offset(self._memory, self._symbols, delta)
+        return self._on_entry(KernelImage(self._text, va, pa, self._end, "kernel entry"))
 
-    def _virtual_offset(self, delta: int) -> int:
-        """How far KASLR moved the virtual addresses.
 
-        The decompressor has relocated absolute pointers already: ``initial_code`` holds the
-        run-time address of x86_64_start_kernel (arch/x86/kernel/head_64.S).
-        """
-        pointer = self._symbols.address("initial_code")
-        target = self._symbols.address("x86_64_start_kernel")
-        if pointer is None or target is None:
-            return 0
-        return int.from_bytes(self._memory.read(pointer - delta, 8), "little") - target
+def virtual_offset(memory: PhysMemory, symbols: Symbols, delta: int) -> int:
+    """How far KASLR moved the virtual addresses, for a kernel at its entry.
+
+    The decompressor has relocated absolute pointers already: ``initial_code`` holds the run-time
+    address of x86_64_start_kernel (arch/x86/kernel/head_64.S).
+
+    Args:
+        memory: guest physical memory.
+        symbols: the kernel's symbols.
+        delta: bytes from a symbol's physical address up to the debugger's address of it.
+    """
+    pointer, target = symbols.address("initial_code"), symbols.address("x86_64_start_kernel")
+    if pointer is None or target is None:
+        return 0
+    return int.from_bytes(memory.read(pointer - delta, 8), "little") - target
+
+
+def at_identity(memory: PhysMemory, symbols: Symbols, image: KernelImage) -> KernelImage:
+    """``image``, found by RIP at identity addresses, with its virtual place put right."""
+    moved = virtual_offset(memory, symbols, image.text - image.pa)
+    return replace(image, va=image.text + moved)
+
+
+def run_to_entry(memory: PhysMemory, symbols: Symbols) -> KernelImage:
+    """Continue to the kernel's entry and stand there; the place of the kernel.
+
+    Raises:
+        TargetError: the target stopped for another reason before.
+        SymbolError: as `EntryFinder`.
+    """
+    found: list[KernelImage] = []
+
+    def on_entry(image: KernelImage) -> bool:
+        found.append(image)
+        return True
+
+    finder = EntryFinder(memory, symbols, on_entry)
+    try:
+        gdb.execute("continue", to_string=True)
+    finally:
+        finder.cancel()
+    if not found:
+        raise TargetError("the target stopped before the kernel's entry")
+    return found[0]

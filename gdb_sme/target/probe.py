@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import gdb
@@ -12,9 +14,11 @@ import gdb
 class Silent(gdb.Breakpoint):
     """An invisible breakpoint: ``on_hit`` is called at a hit and the target goes on.
 
+    Ctrl-C waits until ``on_hit`` is done, and then stops the target.
+
     Args:
         spec: where, as gdb's breakpoint commands take it.
-        on_hit: called at each hit, with the target stopped there.
+        on_hit: called at each hit, with the target stopped there; true to let it stand.
         options: the rest of what gdb.Breakpoint takes.
     """
 
@@ -23,21 +27,26 @@ class Silent(gdb.Breakpoint):
     #: Retired within a `stop`: disabled, to be deleted when the target next stands still.
     _retired_in_stop: ClassVar[list[Silent]] = []
 
-    def __init__(self, spec: str, on_hit: Callable[[], None], **options: Any) -> None:
+    def __init__(self, spec: str, on_hit: Callable[[], bool | None], **options: Any) -> None:
         super().__init__(spec, internal=True, **options)
         self.silent = True
         self._on_hit = on_hit
         self._retired = False
 
     def stop(self) -> bool:
-        """Called by gdb at a hit: never stops."""
+        """Called by gdb at a hit."""
+        if self._retired:
+            return False
         Silent._stopping += 1
+        stand = False
         try:
-            if not self._retired:
-                self._on_hit()
+            with _uninterrupted():
+                stand = bool(self._on_hit())
+        except KeyboardInterrupt:
+            stand = True
         finally:
             Silent._stopping -= 1
-        return False
+        return stand
 
     def retire(self) -> None:
         """Delete now, or, from within any `stop`, disable now and delete at the next real stop."""
@@ -59,6 +68,16 @@ class Silent(gdb.Breakpoint):
                 breakpoint_.delete()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put a Ctrl-C off until the block is done: half an event would be lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Probe(Silent):
     """An invisible hardware breakpoint at an address.
 
@@ -67,10 +86,10 @@ class Probe(Silent):
 
     Args:
         address: where, as the CPU will have it in RIP.
-        on_hit: called at each hit, with the target stopped there.
+        on_hit: as for `Silent`.
     """
 
-    def __init__(self, address: int, on_hit: Callable[[], None]) -> None:
+    def __init__(self, address: int, on_hit: Callable[[], bool | None]) -> None:
         super().__init__(f"*{address:#x}", on_hit, type=gdb.BP_HARDWARE_BREAKPOINT)
 
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Records the timeline of an early boot with invisible breakpoints and watchpoints.
 
-Everything is set from the kernel's entry on, never before: the decompressor writes the same
-addresses while it unpacks. Variables are watched at their identity address until the kernel runs at
-its virtual addresses, and there from then on; QEMU watches virtual addresses.
+They are set in two parts: from the kernel's entry on at identity addresses, and from the first load
+of the kernel's own table on at virtual ones, because QEMU breaks at and watches virtual addresses,
+and because every breakpoint and watchpoint that is set makes the guest slower (docs/trace.md).
+Nothing is set before the entry: the decompressor writes the same addresses while it unpacks.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import gdb
@@ -20,12 +23,14 @@ from gdb_sme.errors import SmeError, TargetError
 from gdb_sme.linux import tables
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.linux.stage import Stage, boot_stage, page_offset_base
+from gdb_sme.linux.stage import BootStage, Stage, boot_stage, initmem_freed, page_offset_base
 from gdb_sme.linux.symbols import find
 from gdb_sme.linux.tables import Kind
 from gdb_sme.linux.trace import (
+    OLD_NAMES,
     WATCHED,
     Cr3Load,
+    EarlyException,
     EarlyMapping,
     Event,
     FixUp,
@@ -33,21 +38,26 @@ from gdb_sme.linux.trace import (
     Place,
     Timeline,
     Write,
+    through_va,
 )
 from gdb_sme.target.code import cr3_loads
-from gdb_sme.target.entry import EntryFinder
+from gdb_sme.target.connection import one_line
+from gdb_sme.target.entry import BZIMAGE_ENTRY_64, EntryFinder, at_identity
+from gdb_sme.target.followed import (
+    FollowedKernel,
+    RememberedSymbols,
+    symbol_address,
+    with_symbols_at,
+)
 from gdb_sme.target.probe import Probe, Silent, register
 from gdb_sme.target.qemu import QemuPhysMemory
 from gdb_sme.target.registers import current_cpu
-from gdb_sme.target.symbols import GdbSymbols
 from gdb_sme.target.watch import Watch
 
-#: Functions whose entry is a moment of the timeline.
+#: Functions whose entry is a moment of the timeline: those that run at identity addresses, ...
+_IDENTITY_MOMENTS = ("sme_enable", "__startup_64", "sme_encrypt_kernel")
+#: ... and those that run at virtual ones.
 _MOMENTS = (
-    "sme_enable",
-    "__startup_64",
-    "sme_encrypt_kernel",
-    "x86_64_start_kernel",
     "reset_early_page_tables",
     "sme_early_init",
     "idt_setup_early_handler",
@@ -56,12 +66,20 @@ _MOMENTS = (
     "mem_encrypt_init",
     "panic",
 )
-#: Functions that load CR3 in early boot; a kernel has those it has.
-_LOADERS = (
+#: It runs again when early_dynamic_pgts is used up.
+_REPEATED = "reset_early_page_tables"
+#: Functions that load CR3 at identity addresses, ...
+_IDENTITY_LOADERS = (
     "startup_64",
     "secondary_startup_64",
     "secondary_startup_64_no_verify",
     "common_startup_64",
+    "sev_verify_cbit",
+)
+#: ... and at virtual ones, where secondary CPUs go through the first ones too. A kernel has those
+#: it has: the rest are inlined.
+_LOADERS = (
+    *_IDENTITY_LOADERS,
     "x86_64_start_kernel",
     "reset_early_page_tables",
     "init_mem_mapping",
@@ -69,7 +87,6 @@ _LOADERS = (
     "native_write_cr3",
     "write_cr3",
     "kasan_init",
-    "sev_verify_cbit",
 )
 #: Early tables whose entries the kernel fixes up before it loads them, and how many pages of each.
 _FIXED_UP = {
@@ -83,6 +100,17 @@ _FIXED_UP = {
 #: The loader of CR3 inside sme_encrypt_execute runs in a copy, this far behind sme_workarea (its
 #: argument in RCX): arch/x86/mm/mem_encrypt_boot.S (6.1 and 6.12).
 _ENC_COPY_OFFSET, _WORKAREA_COPY_END = 0x1000, 0x2000
+#: Exceptions of an address that is not canonical: #SS and #GP.
+_NO_ADDRESS = (12, 13)
+#: struct pt_regs, 8 bytes each, up to the instruction pointer (arch/x86/include/asm/ptrace.h, 6.1).
+# fmt: off
+_PT_REGS = (
+    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
+    "orig_ax", "ip",
+)
+# fmt: on
+
+_IN_COPY = BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
 
 #: Where the trace ends by itself: the boot CPU's early boot is over.
 DEFAULT_UNTIL = "rest_init"
@@ -93,51 +121,69 @@ class Tracer:
 
     Args:
         memory: guest physical memory.
-        symbols: the kernel's symbols.
         kernel: the kernel at this stop.
-        until: symbol at which the trace ends; None for `DEFAULT_UNTIL`, where the kernel has it.
+        until: location in gdb's words at which the trace ends; None for `DEFAULT_UNTIL`.
         report: called with each event as it happens.
 
     Raises:
-        TargetError: ``until`` is no symbol of the kernel.
+        TargetError: there is no such location as ``until``.
         SymbolError: there are no symbols to trace with.
     """
 
     def __init__(
         self,
         memory: QemuPhysMemory,
-        symbols: GdbSymbols,
         kernel: Kernel,
         until: str | None,
         report: Callable[[Event], None],
     ) -> None:
         self._memory = memory
-        self._symbols = symbols
+        self._symbols = RememberedSymbols()
         self._report = report
         self._events: list[Event] = []
+        self._pcs: list[int] = []
         self._notes: list[str] = []
         self._probes: list[Silent] = []
         self._identity: list[Silent] = []
         self._values: dict[str, int] = {}
+        self._unwatched: set[str] = set()
         self._before: dict[str, bytes] = {}
         self._image: KernelImage | None = None
         self._copy = Range(0, 0)
-        self._until = self._end_of(until)
+        self._virtual = False
+        self._stale = False
+        self._init_took_over = False
+        self._protection_watch: Watch | None = None
         self._finder: EntryFinder | None = None
         self.complete = True
         self.state = "armed: waiting for the kernel's entry"
+        self._until = self._end_at(until)
         stage = boot_stage(kernel)
-        if stage.stage >= Stage.IDENTITY and kernel.image is not None:
+        if stage.stage < Stage.IDENTITY or kernel.image is None:
+            self._finder = EntryFinder(memory, self._symbols, self._guarded(self._at_entry))
+            return
+        startup = find(self._symbols, "startup_64")
+        at_entry = startup is not None and kernel.cpus[0].rip == kernel.image.pa_of(startup[1])
+        if not at_entry:
             self.complete = False
-            self._notes.append(f"started late, at stage {stage}: what came before cannot be seen")
-            self._at_entry(kernel.image)
-        else:
-            self._finder = EntryFinder(memory, symbols, self._at_entry)
+            self._notes.append(
+                f"started late, at stage {stage}: what came before cannot be seen; "
+                "what comes from here on is recorded"
+            )
+        image = kernel.image
+        if stage.stage is Stage.IDENTITY:
+            image = at_identity(memory, self._symbols, image)
+        self._begin(image, stage.stage)
 
     @property
     def timeline(self) -> Timeline:
         """What was recorded so far."""
-        return Timeline(tuple(self._events), self.complete, self.state, tuple(self._notes))
+        self._refresh()
+        events = tuple(
+            replace(event, place=replace(event.place, source=self._source(pc)))
+            for event, pc in zip(self._events, self._pcs, strict=True)
+        )
+        return Timeline(events, self.complete, self.state, tuple(self._notes))
 
     @property
     def active(self) -> bool:
@@ -157,206 +203,365 @@ class Tracer:
         self._identity.clear()
         self.state = why
 
+    def symbols_changed(self) -> None:
+        """The symbol file is being loaded anew; where to, gdb knows when it is done."""
+        self._stale = True
+
+    def _refresh(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
+        self._symbols.forget()
+        text = self._symbols.address("_text")
+        if self._image is not None and text is not None:
+            self._image = with_symbols_at(self._image, text)
+
+    def look(self) -> None:
+        """With the target standing: note what was changed unseen since the last event."""
+        if self.active and self._image is not None:
+            self._guarded(self._look)()
+
     # -- arming ----------------------------------------------------------------------------------
 
-    def _end_of(self, until: str | None) -> int | None:
-        found = find(self._symbols, until or DEFAULT_UNTIL)
-        if found is None and until is not None:
-            raise TargetError(f"--until {until}: no such symbol in the symbol file")
-        return found[1] if found else None
+    def _end_at(self, until: str | None) -> tuple[int, ...]:
+        """The debugger's addresses of the location at which the trace ends."""
+        if until is None:
+            found = find(self._symbols, DEFAULT_UNTIL)
+            return (found[1],) if found else ()
+        try:
+            rest, places = gdb.decode_line(until)
+        except gdb.error as error:
+            raise TargetError(f"--until {until}: {one_line(error)}") from error
+        if rest or not places:
+            raise TargetError(f"--until {until}: {rest or until!r} is no location")
+        return tuple(place.pc for place in places)
+
+    def _guarded(self, on_hit: Callable[..., None]) -> Callable[..., None]:
+        """``on_hit``, with what keeps it from recording an event as a note instead of an error."""
+
+        def guarded(*arguments: object) -> None:
+            try:
+                on_hit(*arguments)
+            except (SmeError, gdb.error) as error:
+                self._notes.append(f"an event could not be read: {one_line(error)}")
+
+        return guarded
 
     def _at_entry(self, image: KernelImage) -> None:
-        if self._image is not None:
-            self.end("ended: the guest was reset")
-            return
+        self._begin(image, Stage.IDENTITY)
+
+    def _begin(self, image: KernelImage, stage: Stage) -> None:
         self._finder = None
         self._image = image
         self.state = "recording"
+        self._virtual = False
         kernel = self._kernel()
-        self._read_tables(kernel)
-        for name in WATCHED:
-            self._watch(kernel, name)
-        for name in _MOMENTS:
-            self._at_function(name, self._moment_of(name))
-        self._at_function("sme_encrypt_execute", self._at_encrypt_execute)
+        self._values = {
+            name: value
+            for name in (*WATCHED, *OLD_NAMES)
+            if (value := kernel.read_symbol(name)) is not None
+        }
+        missing = [name for name in WATCHED if name not in self._values]
+        if missing:
+            self._notes.append(f"not in this kernel: {', '.join(missing)}")
+        if stage > Stage.IDENTITY:
+            self._go_virtual(kernel)
+        else:
+            self._read_tables(kernel)
+            self._go_identity()
+        for address in self._until:
+            self._at(image.va_of(address), self._at_until)
+            if stage <= Stage.IDENTITY:
+                self._at(image.pa_of(address), self._at_until, self._identity)
+        self._at(BZIMAGE_ENTRY_64, self._at_reset)
+
+    def _go_identity(self) -> None:
+        """Set what sees the code that runs at identity addresses."""
+        assert self._image is not None
+        image = self._image
+        self._watch(image.pa_of, self._identity)
+        for name in _IDENTITY_MOMENTS:
+            self._at_moment(name, image.pa_of, self._identity)
+        self._at_function(
+            "sme_encrypt_execute", image.pa_of, self._at_encrypt_execute, self._identity
+        )
+        for address, source in self._cr3_loads(_IDENTITY_LOADERS).items():
+            self._at(image.pa_of(address), partial(self._at_cr3_load, source), self._identity)
+        self._at_function("x86_64_start_kernel", image.va_of, self._start_kernel)
+
+    def _go_virtual(self, kernel: Kernel) -> None:
+        """Set what sees the code that runs at virtual addresses."""
+        if self._virtual:
+            return
+        self._virtual = True
+        assert self._image is not None
+        va_of = self._image.va_of
+        freed = initmem_freed(kernel)
+        self._watch(va_of, self._probes)
+        for name in () if freed else _MOMENTS:
+            self._at_moment(name, va_of, self._probes)
         # The real worker where there is one; before 4.20 early_make_pgtable did it all.
         worker = find(self._symbols, "__early_make_pgtable") or find(
             self._symbols, "early_make_pgtable"
         )
-        if worker is not None:
-            self._at(worker[1], self._at_early_make_pgtable)
-        else:
+        if worker is None:
             self._notes.append("no early_make_pgtable: early page faults cannot be seen")
-        loads = self._cr3_loads()
+        elif not freed:
+            self._at(va_of(worker[1]), self._at_early_make_pgtable)
+        if not freed:
+            self._at_function("early_fixup_exception", va_of, self._at_early_exception)
+        loads = self._cr3_loads(_LOADERS)
         for address, source in loads.items():
-            self._at(address, partial(self._at_cr3_load, source))
+            if not (freed and self._in_init_text(address)):
+                self._at(va_of(address), partial(self._at_cr3_load, source))
         if not loads:
             self._notes.append("no function that loads CR3 was found: loads cannot be seen")
-        if self._until is not None:
-            self._at(self._until, self._at_until)
 
-    def _at(self, address: int, on_hit: Callable[[], None]) -> None:
-        """Probe the debugger's ``address`` at its identity and at its virtual address."""
-        assert self._image is not None
-        self._probes.append(Probe(self._image.va_of(address), on_hit))
-        self._identity.append(Probe(self._image.pa_of(address), on_hit))
+    def _at(
+        self, address: int, on_hit: Callable[[], None], keep: list[Silent] | None = None
+    ) -> Probe:
+        """Probe the run-time ``address``."""
+        probe = Probe(address, self._guarded(on_hit))
+        (self._probes if keep is None else keep).append(probe)
+        return probe
 
-    def _at_function(self, name: str, on_hit: Callable[[], None]) -> None:
+    def _at_function(
+        self,
+        name: str,
+        at: Callable[[int], int],
+        on_hit: Callable[[], None],
+        keep: list[Silent] | None = None,
+    ) -> None:
         found = find(self._symbols, name)
         if found is not None:
-            self._at(found[1], on_hit)
+            self._at(at(found[1]), on_hit, keep)
 
-    def _cr3_loads(self) -> dict[int, str]:
-        """Address and source register of every instruction of `_LOADERS` that loads CR3."""
+    def _in_init_text(self, address: int) -> bool:
+        start, end = find(self._symbols, "__init_begin"), find(self._symbols, "__init_end")
+        return start is not None and end is not None and start[1] <= address < end[1]
+
+    def _cr3_loads(self, names: tuple[str, ...]) -> dict[int, str]:
+        """Address and source register of every instruction of these functions that loads CR3."""
         loads: dict[int, str] = {}
-        for name in _LOADERS:
+        for name in names:
             found = find(self._symbols, name)
             if found is not None:
                 loads |= cr3_loads(found[1])
         return loads
 
-    def _watch(self, kernel: Kernel, name: str) -> None:
-        found, value = find(self._symbols, name), kernel.read_symbol(name)
-        if found is None or value is None:
-            self._notes.append(f"no {name} in this kernel")
-            return
-        assert self._image is not None
-        self._values[name] = value
-        size = self._symbols.size(found[0]) or 8
-        places = [(self._image.va_of(found[1]), self._probes)]
-        if boot_stage(kernel).stage <= Stage.IDENTITY:
-            places.append((self._image.pa_of(found[1]), self._identity))
-        for address, keep in places:
+    def _watch(self, at: Callable[[int], int], keep: list[Silent]) -> None:
+        for name in self._values:
+            found = find(self._symbols, name)
+            assert found is not None
+            size = min(self._symbols.size(found[0]) or 8, 8)
             try:
-                keep.append(Watch(address, min(size, 8), partial(self._at_write, name)))
+                keep.append(Watch(at(found[1]), size, self._guarded(partial(self._at_write, name))))
             except (TargetError, gdb.error) as error:
-                self._notes.append(f"writes to {name} at {address:#x} cannot be seen: {error}")
+                if name not in self._unwatched:
+                    self._unwatched.add(name)
+                    self._notes.append(
+                        f"writes to {name} are seen at the next event only ({one_line(error)})"
+                    )
 
     # -- what happened ---------------------------------------------------------------------------
 
     def _kernel(self) -> Kernel:
+        self._refresh()
         assert self._image is not None
-        return Kernel(self._memory, self._symbols, (current_cpu(),), hints=(self._image,))
+        return FollowedKernel(self._memory, self._symbols, current_cpu(), self._image)
 
     def _place(self, kernel: Kernel) -> Place:
         cpu = kernel.cpus[0]
-        cr3 = kernel.cr3(cpu)
-        table = tables.identify(kernel, cr3.pa, cpu) if cr3 is not None else None
-        function, source = self._where(cpu.rip)
+        with self._memory.batch():
+            cr3 = kernel.cr3(cpu)
+            table = tables.identify(kernel, cr3.pa, cpu) if cr3 is not None else None
+            stage = _IN_COPY if cpu.rip in self._copy else boot_stage(kernel)
+            mask = kernel.read_symbol("sme_me_mask") or 0
         return Place(
             pc=cpu.rip,
-            function=function,
-            source=source,
+            function=self._function(cpu.rip),
+            source=None,
             cpu=cpu.index,
             cr3=cpu.cr3 or 0,
             table=table.name if table else None,
-            stage=str(boot_stage(kernel)),
-            mask=kernel.read_symbol("sme_me_mask") or 0,
+            stage=str(stage),
+            mask=mask,
         )
 
-    def _where(self, pc: int) -> tuple[str, str | None]:
-        """The function and source line of a run-time address, identity or virtual."""
+    def _function(self, pc: int) -> str:
+        """The function of a run-time address, identity or virtual."""
         assert self._image is not None
         if pc in self._copy:
-            return f"__enc_copy+{pc - self._copy.start} (copied)", None
-        address = self._image.symbol_va(pc)
-        if address is None:
-            address = (pc - self._image.koff) & U64
-        nearest = self._symbols.nearest(address)
+            return f"__enc_copy+{pc - self._copy.start} (copied)"
+        nearest = self._symbols.nearest(symbol_address(self._image, pc))
         if nearest is None:
-            return f"{pc:#x}", None
-        line = gdb.find_pc_line(address)
-        source = f"{line.symtab.filename}:{line.line}" if line.symtab is not None else None
-        return f"{nearest[0]}+{nearest[1]}" if nearest[1] else nearest[0], source
+            return f"{pc:#x}"
+        return f"{nearest[0]}+{nearest[1]}" if nearest[1] else nearest[0]
 
-    def _add(self, event: Event) -> None:
+    def _source(self, pc: int) -> str | None:
+        """Source file and line; looked up late, because gdb reads much debug information for it."""
+        if self._image is None or pc in self._copy:
+            return None
+        line = gdb.find_pc_line(symbol_address(self._image, pc))
+        return f"{line.symtab.filename}:{line.line}" if line.symtab is not None else None
+
+    def _add(self, kernel: Kernel, event: Event) -> None:
+        """Keep an event, behind the writes that nobody saw until now."""
+        with self._memory.batch():
+            for name in self._values:
+                self._compare(kernel, event.place, name, noticed=True)
+        self._append(replace(event, number=len(self._events) + 1))
+
+    def _append(self, event: Event) -> None:
         self._events.append(event)
+        self._pcs.append(event.place.pc)
         self._report(event)
 
-    @property
-    def _next(self) -> int:
-        return len(self._events) + 1
+    def _compare(self, kernel: Kernel, place: Place | None, name: str, noticed: bool) -> None:
+        new, old = kernel.read_symbol(name), self._values[name]
+        if new is None or new == old:
+            return
+        self._values[name] = new
+        place = place or self._place(kernel)
+        self._append(Write(len(self._events) + 1, place, name, old, new, noticed))
 
     def _at_write(self, name: str) -> None:
-        kernel = self._kernel()
-        new = kernel.read_symbol(name)
-        if new is None or new == self._values[name]:
-            return
-        old, self._values[name] = self._values[name], new
-        self._add(Write(self._next, self._place(kernel), name, old, new))
+        self._compare(self._kernel(), None, name, noticed=False)
 
-    def _moment_of(self, name: str) -> Callable[[], None]:
+    def _look(self) -> None:
+        kernel = self._kernel()
+        place = self._place(kernel)
+        for name in self._values:
+            self._compare(kernel, place, name, noticed=True)
+        last = self._events[-1].place if self._events else place
+        if place.cpu == last.cpu and place.mask & place.cr3 != place.mask & last.cr3:
+            self._append(Moment(len(self._events) + 1, place, "the target stands here"))
+
+    def _at_moment(self, name: str, at: Callable[[int], int], keep: list[Silent]) -> None:
+        found = find(self._symbols, name)
+        if found is None:
+            return
+
         def on_hit() -> None:
             kernel = self._kernel()
-            if name == "x86_64_start_kernel":
-                self._leave_identity()
+            if name != _REPEATED:
+                self._drop(probe)  # it comes once, and from here on it would only cost
             if name == "sme_early_init":
+                self._watch_protection_map(kernel)
                 self._at_return(kernel, self._sme_early_init_returns)
             detail = self._text_at(kernel, register("rdi")) if name == "panic" else ""
-            self._add(Moment(self._next, self._place(kernel), name, detail))
+            place = self._place(kernel)
+            self._add(kernel, Moment(0, place, name, detail))
 
-        return on_hit
+        probe = self._at(at(found[1]), on_hit, keep)
+
+    def _start_kernel(self) -> None:
+        kernel = self._kernel()
+        self._go_virtual(kernel)
+        # The identity addresses are other memory from now on.
+        for probe in self._identity:
+            probe.retire()
+        self._identity.clear()
+        startup = find(self._symbols, "startup_64")
+        if startup is not None and self._image is not None:
+            self._at(self._image.pa_of(startup[1]), self._at_reset)
+        place = self._place(kernel)
+        self._add(kernel, Moment(0, place, "x86_64_start_kernel"))
 
     def _text_at(self, kernel: Kernel, va: int) -> str:
         try:
             raw = kernel.read_virtual(va, 80)
         except SmeError:
             return ""
-        return raw.partition(b"\0")[0].decode("ascii", "replace").strip()
-
-    def _leave_identity(self) -> None:
-        """The kernel runs at its virtual addresses: the identity ones are other memory now."""
-        for probe in self._identity:
-            probe.retire()
-        self._identity.clear()
+        # A format: what comes from its first argument on is not in it.
+        return raw.partition(b"\0")[0].decode("ascii", "replace").partition("%")[0].strip()
 
     def _at_return(self, kernel: Kernel, on_return: Callable[[], None]) -> None:
         """Call ``on_return`` once, where the function that was just entered returns to."""
-        address = int.from_bytes(self._stack_top(kernel), "little")
         probes: list[Probe] = []
 
         def once() -> None:
-            probes[0].retire()
+            self._drop(probes[0])
             on_return()
 
-        probes.append(Probe(address, once))
-        self._probes.append(probes[0])
+        probes.append(self._at(int.from_bytes(self._stack_top(kernel), "little"), once))
+
+    def _drop(self, probe: Silent) -> None:
+        probe.retire()
+        for keep in (self._probes, self._identity):
+            if probe in keep:
+                keep.remove(probe)
 
     def _stack_top(self, kernel: Kernel) -> bytes:
         """The 8 bytes at RSP, at an identity or a virtual address."""
         rsp = register("rsp")
         return self._memory.read(rsp, 8) if not rsp >> 63 else kernel.read_virtual(rsp, 8)
 
+    def _protection_map(self, kernel: Kernel) -> tuple[int, ...]:
+        """The entries of protection_map, none where the kernel has it elsewhere or not at all."""
+        pa = kernel.pa_of("protection_map")
+        if pa is None:
+            return ()
+        raw = self._memory.read(pa, self._symbols.size("protection_map") or 128)
+        return tuple(
+            int.from_bytes(raw[at : at + ENTRY_SIZE], "little")
+            for at in range(0, len(raw), ENTRY_SIZE)
+        )
+
+    def _watch_protection_map(self, kernel: Kernel) -> None:
+        """From sme_early_init's entry on: see the first entry get the mask."""
+        found, before = find(self._symbols, "protection_map"), self._protection_map(kernel)
+        if found is None or not before or self._image is None:
+            return
+
+        def on_write() -> None:
+            later = self._kernel()
+            after = self._protection_map(later)[0]
+            place = self._place(later)
+            if after & place.mask and not before[0] & place.mask:
+                self._drop(watch)
+                detail = f"entry 0: {before[0]:#x} -> {after:#x}"
+                self._add(later, Moment(0, place, "protection_map receives the mask", detail))
+
+        try:
+            watch = Watch(self._image.va_of(found[1]), ENTRY_SIZE, self._guarded(on_write))
+        except TargetError:
+            return  # what it holds is looked at when sme_early_init returns
+        self._probes.append(watch)
+        self._protection_watch = watch
+
     def _sme_early_init_returns(self) -> None:
         kernel = self._kernel()
         place = self._place(kernel)
+        if self._protection_watch is not None:
+            self._drop(self._protection_watch)
+        held = self._protection_map(kernel)
         detail = ""
-        pa = kernel.pa_of("protection_map")
-        if pa is not None and place.mask:
-            found = self._symbols.address("protection_map")
-            size = (self._symbols.size("protection_map") or 128) if found else 128
-            raw = self._memory.read(pa, size)
-            with_mask = sum(
-                bool(int.from_bytes(raw[at : at + 8], "little") & place.mask)
-                for at in range(0, size, 8)
-            )
-            count = size // 8
-            detail = f"protection_map: {with_mask} of {count} entries with the mask"
-            if with_mask < count:
-                detail = f"protection_map: {count - with_mask} of {count} entries without the mask"
-        self._add(Moment(self._next, place, "sme_early_init returns", detail))
+        if held and place.mask:
+            without = sum(not entry & place.mask for entry in held)
+            count = f"{without or len(held)} of {len(held)}"
+            detail = f"protection_map: {count} entries {'without' if without else 'with'} the mask"
+        self._add(kernel, Moment(0, place, "sme_early_init returns", detail))
 
     def _at_encrypt_execute(self) -> None:
-        """The copy of __enc_copy behind the kernel loads CR3: find where, and probe it there."""
+        """The copy of __enc_copy behind the kernel loads CR3: find where, and probe it there.
+
+        Once each: what follows is the copying loop, on the same page, and QEMU runs a page with a
+        breakpoint instruction by instruction.
+        """
         found = find(self._symbols, "__enc_copy")
         if found is None:
             return
         self._copy = Range(register("rcx") + _ENC_COPY_OFFSET, register("rcx") + _WORKAREA_COPY_END)
-        known = {probe.location for probe in self._identity}
         for address, source in cr3_loads(found[1]).items():
-            at = self._copy.start + address - found[1]
-            if f"*{at:#x}" not in known:
-                self._identity.append(Probe(at, partial(self._at_cr3_load, source)))
+            self._once_at_cr3_load(self._copy.start + address - found[1], source)
+
+    def _once_at_cr3_load(self, address: int, source: str) -> None:
+        def on_hit() -> None:
+            self._drop(probe)
+            self._at_cr3_load(source)
+
+        probe = self._at(address, on_hit, self._identity)
 
     def _at_cr3_load(self, source: str) -> None:
         kernel = self._kernel()
@@ -367,12 +572,19 @@ class Tracer:
         kind = table.kind if table else None
         if kind is Kind.EARLY and self._before:
             self._compare_tables(kernel, place)
-        self._add(Cr3Load(self._next, place, value, table.name if table else None, kind))
+        name = table.name if table else None
+        self._add(kernel, Cr3Load(0, place, value, name, kind))
+        if kind is Kind.EARLY:
+            self._go_virtual(kernel)
+        elif kind is Kind.INIT and not self._init_took_over:
+            self._init_took_over = True
+            assert name is not None
+            self._add(kernel, Moment(0, place, f"{name} takes over"))
 
     def _at_early_make_pgtable(self) -> None:
         kernel = self._kernel()
         address = register("rdi")
-        caller = self._where(int.from_bytes(self._stack_top(kernel), "little"))[0]
+        caller = self._function(int.from_bytes(self._stack_top(kernel), "little"))
         flags = kernel.read_symbol("early_pmd_flags") or 0
         place = self._place(kernel)
 
@@ -395,8 +607,9 @@ class Tracer:
                 pass  # not canonical: nothing can be mapped there, and it was refused
         bootdata = caller.startswith(("sme_", "__sme_"))
         self._add(
+            kernel,
             EarlyMapping(
-                self._next,
+                0,
                 place,
                 address=address,
                 entries=entries,
@@ -405,8 +618,29 @@ class Tracer:
                 caller=caller,
                 refused=not mapped and not bootdata,
                 physical=(address - page_offset_base(kernel, kernel.cpus[0])) & U64,
-            )
+            ),
         )
+
+    def _at_early_exception(self) -> None:
+        """early_fixup_exception(regs, trapnr): an exception that is no page fault to be served."""
+        kernel = self._kernel()
+        vector = register("rsi") & 0xFFFFFFFF
+        raw = kernel.read_virtual(register("rdi"), len(_PT_REGS) * 8)
+        values = {
+            name: int.from_bytes(raw[at * 8 : at * 8 + 8], "little")
+            for at, name in enumerate(_PT_REGS)
+        }
+        place = self._place(kernel)
+        base = page_offset_base(kernel, kernel.cpus[0])
+        top = max(known.end for known in self._memory.ram)
+        suspects = [
+            (name, value, (value - base) & U64)
+            for name, value in values.items()
+            if vector in _NO_ADDRESS and through_va(value, base, place.mask, top)
+        ]
+        name, value, physical = suspects[0] if suspects else ("", None, None)
+        where = self._function(values["ip"])
+        self._add(kernel, EarlyException(0, place, vector, where, name, value, physical))
 
     # -- the fix-ups -----------------------------------------------------------------------------
 
@@ -432,7 +666,7 @@ class Tracer:
                     continue
                 title = f"{found[0]}[{page}]" if len(old) > TABLE_SIZE else found[0]
                 exempt = self._decrypted(kernel) if name == "level2_kernel_pgt" else ()
-                self._add(FixUp(self._next, place, title, entries, exempt))
+                self._add(kernel, FixUp(0, place, title, entries, exempt))
 
     def _decrypted(self, kernel: Kernel) -> tuple[int, ...]:
         """Indexes of .bss..decrypted's entries in level2_kernel_pgt."""
@@ -444,17 +678,21 @@ class Tracer:
         return tuple(range(first >> 21 & 511, (last - 1 >> 21 & 511) + 1)) if last > first else ()
 
     def _at_until(self) -> None:
-        where = self._where(register("rip"))[0]
+        self._look()
+        where = self._function(register("rip"))
         self.end(f"ended at {where}; all breakpoints are removed")
+
+    def _at_reset(self) -> None:
+        self.end("ended: the guest was reset; all breakpoints are removed")
 
 
 def _entries(old: bytes, new: bytes, page: int) -> tuple[tuple[int, int, int], ...]:
     """Index, old and new value of each entry that is present or changed."""
-    found = []
-    for index in range(ENTRIES):
-        at = page * TABLE_SIZE + index * ENTRY_SIZE
-        before = int.from_bytes(old[at : at + ENTRY_SIZE], "little")
-        after = int.from_bytes(new[at : at + ENTRY_SIZE], "little")
-        if before != after or after & 1:
-            found.append((index, before, after))
-    return tuple(found)
+    start, end = page * TABLE_SIZE, (page + 1) * TABLE_SIZE
+    before = struct.unpack(f"<{ENTRIES}Q", old[start:end])
+    after = struct.unpack(f"<{ENTRIES}Q", new[start:end])
+    return tuple(
+        (index, was, now)
+        for index, (was, now) in enumerate(zip(before, after, strict=True))
+        if was != now or now & 1
+    )

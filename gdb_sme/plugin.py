@@ -17,16 +17,35 @@ else:
     import gdb.printing
 
     from gdb_sme.commands import functions, parameters, printers
+    from gdb_sme.commands.audit import Audit
     from gdb_sme.commands.cr3 import Cr3
     from gdb_sme.commands.decode import Decode
+    from gdb_sme.commands.dump import Dump
     from gdb_sme.commands.emulate import EMULATIONS, Emulate
+    from gdb_sme.commands.find import Find
+    from gdb_sme.commands.kaslr import Kaslr
     from gdb_sme.commands.pte import Pte
+    from gdb_sme.commands.report import Report
+    from gdb_sme.commands.snapshot import Diff, Snapshot
     from gdb_sme.commands.status import Status
     from gdb_sme.commands.trace import TRACES, Trace
     from gdb_sme.target.probe import Silent
-    from gdb_sme.target.session import SESSIONS
 
-    COMMANDS = (Status, Pte, Cr3, Decode, Emulate, Trace)
+    COMMANDS = (
+        Status,
+        Pte,
+        Dump,
+        Find,
+        Cr3,
+        Decode,
+        Emulate,
+        Trace,
+        Kaslr,
+        Audit,
+        Snapshot,
+        Diff,
+        Report,
+    )
 
     class _Prefix(gdb.Command):
         """Memory encryption (AMD SME and SEV) in the page tables of a live kernel.
@@ -61,7 +80,6 @@ else:
         for parameter in parameters.PARAMETERS:
             parameter()
         gdb.printing.register_pretty_printer(None, printers.collection(), replace=True)
-        SESSIONS.watch()
         gdb.events.stop.connect(Silent.delete_retired)
         for event in (gdb.events.exited, gdb.events.connection_removed):
             event.connect(Silent.delete_retired)

@@ -62,6 +62,9 @@ class FakeSymbols:
     def field(self, struct: str, path: str) -> Field | None:
         return None
 
+    def type_size(self, struct: str) -> int | None:
+        return None
+
     def enumerator(self, name: str) -> int | None:
         return None
 

@@ -1,32 +1,83 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every command shares: arguments from one declaration, errors in one place, output."""
+"""What every command shares: arguments from one declaration, errors in one place, output.
+
+To load the extension is to register its commands, and nothing more: what a command needs to answer
+is imported when it is first given.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
+import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import gdb
 
 from gdb_sme.errors import SmeError, TargetError, UsageError
-from gdb_sme.render import json as render_json
-from gdb_sme.render import terminal
-from gdb_sme.render.document import Document
 from gdb_sme.target.connection import one_line
 
+if TYPE_CHECKING:
+    from argparse import Namespace
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises instead of leaving gdb."""
+    from gdb_sme.render.document import Document
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see: help {self.prog}")
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        raise UsageError(message or f"see: help {self.prog}")
+class Argument:
+    """One argument as it was declared.
+
+    Attributes:
+        names: an option's names, or the one name of a positional argument.
+        options: the rest of what argparse's add_argument takes.
+    """
+
+    def __init__(self, names: tuple[str, ...], options: dict[str, Any]) -> None:
+        self.names = names
+        self.options = options
+
+    @property
+    def is_option(self) -> bool:
+        """Whether it is given by name."""
+        return self.names[0].startswith("-")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that it can have, empty when there is no list of them."""
+        return tuple(map(str, self.options.get("choices") or ()))
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether it is more than a switch."""
+        return not str(self.options.get("action", "")).startswith("store_")
+
+    @property
+    def title(self) -> str:
+        """How it stands in the help: ``--root ROOT``, ``ADDRESS``, ``sme|sev|off``."""
+        value = "|".join(self.choices) or str(
+            self.options.get("metavar") or self.names[0].lstrip("-").upper()
+        )
+        if not self.is_option:
+            return value
+        return f"{self.names[0]} {value}" if self.takes_value else self.names[0]
+
+    @property
+    def usage(self) -> str:
+        """Its part of the usage line: what can be left out stands in brackets."""
+        optional = self.is_option and not self.options.get("required")
+        optional |= self.options.get("nargs") in ("?", "*")
+        return f"[{self.title}]" if optional else self.title
+
+
+class Arguments:
+    """The arguments of a command, declared as for argparse, which is imported at the first use."""
+
+    def __init__(self) -> None:
+        self.declared: list[Argument] = []
+
+    def add_argument(self, *names: str, **options: Any) -> None:
+        """As argparse.ArgumentParser.add_argument."""
+        self.declared.append(Argument(names, options))
 
 
 class SmeCommand(gdb.Command):
@@ -41,8 +92,8 @@ class SmeCommand(gdb.Command):
     complete_with = gdb.COMPLETE_NONE
 
     def __init__(self) -> None:
-        self._parser = _Parser(prog=f"sme {self.name}", add_help=False, allow_abbrev=False)
-        self.arguments(self._parser)
+        self._arguments = Arguments()
+        self.arguments(self._arguments)
         self.__doc__ = self._help()
         super().__init__(f"sme {self.name}", gdb.COMMAND_DATA)
 
@@ -52,44 +103,42 @@ class SmeCommand(gdb.Command):
             line.removeprefix("    ") for line in (type(self).__doc__ or "").split("\n")
         )
         summary, _, rest = text.strip().partition("\n")
-        usage = " ".join(self._parser.format_usage().split()).replace("usage:", "Usage:")
-        lines = [summary, usage]
-        options = [action for action in self._parser._actions if action.help]
-        if options:
-            lines.append("")
-        for action in options:
-            name = action.option_strings[0] if action.option_strings else action.dest.upper()
-            if action.option_strings and action.nargs != 0:
-                choices = "|".join(map(str, action.choices)) if action.choices else action.metavar
-                name += f" {choices}"
-            lines.append(f"  {name}\n    {action.help}")
+        declared = self._arguments.declared
+        usage = " ".join(["Usage: sme", self.name, *(each.usage for each in declared)])
+        lines = [summary, usage, ""]
+        lines += [f"  {each.title}\n    {each.options['help']}" for each in declared]
         return "\n".join(lines) + "\n" + rest.rstrip()
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """Declare the arguments; every command that shows something takes --json."""
         parser.add_argument("--json", action="store_true", help="One JSON document on one line.")
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer; `show` writes the result."""
         raise NotImplementedError
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Called by gdb."""
+        from gdb_sme.commands import parser
+
         del from_tty
         self.dont_repeat()
-        with translated_errors(f"sme {self.name}"):
-            self.run(self._parser.parse_args(split(argument)))
+        command = f"sme {self.name}"
+        with translated_errors(command):
+            self.run(parser.parse(command, self._arguments, argument))
 
     def show(
         self,
-        args: argparse.Namespace,
+        args: Namespace,
         result: Any,
         text: Callable[[Any], Document],
         payload: Callable[[Any], dict[str, object]],
     ) -> None:
         """Write a result as text or as JSON."""
+        from gdb_sme.render import json, terminal
+
         if args.json:
-            gdb.write(render_json.render(f"sme {self.name}", payload(result)) + "\n")
+            gdb.write(json.render(f"sme {self.name}", payload(result)) + "\n")
         else:
             gdb.write(terminal.render(text(result), colour=colour_wanted()) + "\n")
 
@@ -98,23 +147,24 @@ class SmeCommand(gdb.Command):
         words = text.split(" ")
         last = words[-1]
         if last.startswith("-"):
-            options = [o for action in self._parser._actions for o in action.option_strings]
+            options = [name for each in self._arguments.declared for name in each.names]
             found = [option for option in options if option.startswith(last)]
         else:
-            previous = words[-2] if len(words) > 1 else ""
-            found = [choice for choice in self._choices(previous) if choice.startswith(last)]
-            if not found:
+            taking = self._taking(words[-2] if len(words) > 1 else "")
+            if taking is None:
+                return gdb.COMPLETE_NONE
+            if not taking.choices:
                 return self.complete_with
+            found = [choice for choice in taking.choices if choice.startswith(last)]
         # gdb breaks words at characters such as "-": give back from where it broke.
         return [option[len(last) - len(word) :] for option in found]
 
-    def _choices(self, previous: str) -> list[str]:
-        for action in self._parser._actions:
-            if (previous in action.option_strings) or (
-                not action.option_strings and not previous.startswith("--")
-            ):
-                return [str(choice) for choice in action.choices or ()]
-        return []
+    def _taking(self, previous: str) -> Argument | None:
+        """The argument whose value follows the word ``previous``, None when none does."""
+        for each in self._arguments.declared:
+            if previous in each.names and each.takes_value:
+                return each
+        return next((each for each in self._arguments.declared if not each.is_option), None)
 
 
 class translated_errors:
@@ -129,17 +179,11 @@ class translated_errors:
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, SmeError):
             raise gdb.GdbError(f"{self._command}: {error}") from None
-        if isinstance(error, gdb.error) and not gdb.selected_inferior().pid:
-            gone = TargetError(f"the target went away ({one_line(error)}); connect again")
-            raise gdb.GdbError(f"{self._command}: {gone}") from None
-
-
-def split(argument: str) -> list[str]:
-    """Words of a command line; quotes stay, since they belong to gdb's expressions."""
-    try:
-        return shlex.split(argument, posix=False)
-    except ValueError as error:
-        raise UsageError(f"{argument}: {str(error).lower()}") from error
+        if isinstance(error, gdb.error):
+            text = one_line(error)
+            if not gdb.selected_inferior().pid:
+                text = f"the target went away ({text}); connect again"
+            raise gdb.GdbError(f"{self._command}: {text}") from None
 
 
 def evaluate(words: list[str] | str) -> int:
@@ -153,17 +197,44 @@ def evaluate(words: list[str] | str) -> int:
         value = gdb.parse_and_eval(expression)
         return as_address(value)
     except (gdb.error, ValueError, OverflowError) as error:
+        known = _untyped_address(expression)
+        if known is not None:
+            return known
         raise UsageError(
             f"{expression!r} is not an address ({one_line(error)}); give an expression such as "
             "0xffffffff81000000 or &init_top_pgt"
         ) from error
 
 
+def _untyped_address(expression: str) -> int | None:
+    """Address of ``NAME``, ``&NAME`` or with ``+OFFSET``, by symbols that gdb does not have."""
+    from gdb_sme.linux.untyped import UntypedSymbols
+    from gdb_sme.target.session import SESSIONS
+
+    try:
+        symbols = SESSIONS.current().symbols
+    except TargetError:
+        return None
+    match = re.fullmatch(r"&?(\w+)(?:\s*\+\s*(0x[0-9a-f]+|\d+))?", expression.strip())
+    if match is None or not isinstance(symbols, UntypedSymbols):
+        return None
+    address = symbols.address(match[1])
+    return None if address is None else address + int(match[2] or "0", 0)
+
+
 def as_address(value: gdb.Value) -> int:
-    """A value of gdb's as an unsigned 64-bit address; functions and arrays are their address."""
-    located = value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY)
+    """A value of gdb's as an unsigned 64-bit address; functions and arrays are their address.
+
+    Raises:
+        UsageError: it is a floating-point number.
+    """
+    code = value.type.strip_typedefs().code
+    if code == gdb.TYPE_CODE_FLT:
+        raise UsageError(f"{value} is no whole number; give an address")
+    located = code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY)
     number = value.address if located and value.address is not None else value
-    return int(number.cast(gdb.lookup_type("unsigned long")))
+    # Without a file or target gdb takes itself to be on an i386, whose long has 32 bits.
+    return int(number.cast(gdb.lookup_type("unsigned long long")))
 
 
 def colour_wanted() -> bool:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
-from gdb_sme.commands.base import SmeCommand
+import gdb
+
+from gdb_sme.commands.base import Arguments, SmeCommand
 from gdb_sme.errors import CheckFailed
-from gdb_sme.linux.cr3check import check_cr3
-from gdb_sme.render import cr3 as view
-from gdb_sme.target.session import SESSIONS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 class Cr3(SmeCommand):
@@ -29,8 +31,9 @@ class Cr3(SmeCommand):
     """
 
     name = "cr3"
+    complete_with = gdb.COMPLETE_SYMBOL
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         super().arguments(parser)
         parser.add_argument(
@@ -39,8 +42,12 @@ class Cr3(SmeCommand):
             help="The table that CR3 must hold: a mismatch is an error.",
         )
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
+        from gdb_sme.linux.cr3check import check_cr3
+        from gdb_sme.render import cr3 as view
+        from gdb_sme.target.session import SESSIONS
+
         report = check_cr3(SESSIONS.current().kernel, args.expect)
         self.show(args, report, view.text, view.payload)
         if args.expect and not report.passed:

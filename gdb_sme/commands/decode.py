@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 import gdb
 
-from gdb_sme.commands.base import SmeCommand, evaluate
-from gdb_sme.core.cbit import NO_ENCRYPTION, EncryptionBit
-from gdb_sme.core.paging import LEVEL4, PagingMode
-from gdb_sme.encryption import registry
+from gdb_sme.commands.base import Arguments, SmeCommand, evaluate
 from gdb_sme.errors import TargetError
-from gdb_sme.linux.decode import decode
-from gdb_sme.render import decode as view
-from gdb_sme.target.session import SESSIONS
-from gdb_sme.target.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gdb_sme.core.cbit import EncryptionBit
+    from gdb_sme.core.paging import PagingMode
 
 
 class Decode(SmeCommand):
@@ -31,7 +30,7 @@ class Decode(SmeCommand):
     name = "decode"
     complete_with = gdb.COMPLETE_EXPRESSION
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         super().arguments(parser)
         parser.add_argument(
@@ -44,17 +43,30 @@ class Decode(SmeCommand):
         )
         parser.add_argument("value", metavar="VALUE", nargs="+", help="Any expression of gdb's.")
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
+        from gdb_sme.encryption import registry
+        from gdb_sme.linux.decode import decode
+        from gdb_sme.linux.nonpresent import swap_layout
+        from gdb_sme.render import decode as view
+        from gdb_sme.target.symbols import GdbSymbols
+
         enc, mode = in_force()
         if args.c_bit is not None:
             enc = registry.by_name("sme", args.c_bit).bit
-        result = decode(evaluate(args.value), args.level, enc, mode)
+        layout = swap_layout(GdbSymbols())
+        result = decode(evaluate(args.value), args.level, enc, mode, layout)
         self.show(args, result, view.text, view.payload)
 
 
 def in_force() -> tuple[EncryptionBit, PagingMode]:
     """The encryption bit and paging mode to decode with; works without a target too."""
+    from gdb_sme.core.cbit import NO_ENCRYPTION
+    from gdb_sme.core.paging import LEVEL4
+    from gdb_sme.encryption import registry
+    from gdb_sme.target.session import SESSIONS
+    from gdb_sme.target.settings import SETTINGS
+
     try:
         session = SESSIONS.current()
     except TargetError:

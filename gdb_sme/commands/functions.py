@@ -3,30 +3,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import gdb
 
 from gdb_sme.commands.base import as_address, translated_errors
-from gdb_sme.core.address import U64
-from gdb_sme.core.walk import Walk
-from gdb_sme.errors import AddressError, SymbolError
-from gdb_sme.linux.cr3check import missing_image
-from gdb_sme.linux.image import KERNEL_IMAGE_SIZE, START_KERNEL_MAP
-from gdb_sme.linux.stage import page_offset_base
-from gdb_sme.linux.translate import root_of_cpu
-from gdb_sme.target.session import SESSIONS, Session
+from gdb_sme.errors import AddressError, UsageError
+
+if TYPE_CHECKING:
+    from gdb_sme.core.walk import Walk
+    from gdb_sme.target.session import Session
 
 
 class _Function(gdb.Function):
     """Base: one line for errors, and an unsigned 64-bit number as the value."""
 
     name = ""
+    takes = 1
 
     def __init__(self) -> None:
         super().__init__(self.name)
 
     def invoke(self, *args: gdb.Value) -> gdb.Value:
         """Called by gdb."""
+        from gdb_sme.target.session import SESSIONS
+
         with translated_errors(f"${self.name}"):
+            if len(args) != self.takes:
+                plural = "" if self.takes == 1 else "s"
+                raise UsageError(f"takes {self.takes} argument{plural}, not {len(args)}")
             return gdb.Value(self.answer(SESSIONS.current(), *args)).cast(
                 gdb.lookup_type("unsigned long")
             )
@@ -35,19 +40,6 @@ class _Function(gdb.Function):
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """The value."""
         raise NotImplementedError
-
-
-def _pa(session: Session, va: int) -> int:
-    """``__pa``: __START_KERNEL_map and phys_base for the image, else page_offset_base.
-
-    __phys_addr_nodebug(), arch/x86/include/asm/page_64.h (6.1).
-    """
-    kernel = session.kernel
-    if va >= START_KERNEL_MAP:
-        if kernel.image is None:
-            raise SymbolError(missing_image(kernel))
-        return (va - START_KERNEL_MAP + kernel.image.phys_base) & U64
-    return (va - page_offset_base(kernel, session.cpu)) & U64
 
 
 class SmePaNodebug(_Function):
@@ -60,7 +52,10 @@ class SmePaNodebug(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        return session.kernel.sme_pa(_pa(session, as_address(args[0])))
+        from gdb_sme.linux.address import pa_nodebug
+
+        kernel = session.kernel
+        return kernel.sme_pa(pa_nodebug(kernel, session.cpu, as_address(args[0])))
 
 
 class SmePa(_Function):
@@ -74,15 +69,10 @@ class SmePa(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        va = as_address(args[0])
-        pa = _pa(session, va)
-        image = START_KERNEL_MAP <= va < START_KERNEL_MAP + KERNEL_IMAGE_SIZE
-        if not image and (va >> 63 == 0 or pa >> 46):
-            raise AddressError(
-                f"{va:#x} is neither in the kernel image nor in the direct map; "
-                "to translate any mapped address use: sme pte"
-            )
-        return session.kernel.sme_pa(pa)
+        from gdb_sme.linux.address import pa
+
+        kernel = session.kernel
+        return kernel.sme_pa(pa(kernel, session.cpu, as_address(args[0])))
 
 
 class SmeVa(_Function):
@@ -92,14 +82,16 @@ class SmeVa(_Function):
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
-        pa = as_address(args[0]) & ~session.kernel.enc.mask
-        return (pa + page_offset_base(session.kernel, session.cpu)) & U64
+        from gdb_sme.linux.address import sme_va
+
+        return sme_va(session.kernel, session.cpu, as_address(args[0]))
 
 
 class SmeMeMask(_Function):
     """$sme_me_mask(): the encryption mask in force; 0 without encryption."""
 
     name = "sme_me_mask"
+    takes = 0
 
     def answer(self, session: Session, *args: gdb.Value) -> int:
         """See the class."""
@@ -108,6 +100,8 @@ class SmeMeMask(_Function):
 
 
 def _walk(session: Session, value: gdb.Value) -> Walk:
+    from gdb_sme.linux.translate import root_of_cpu
+
     root = root_of_cpu(session.kernel, session.cpu)
     return session.kernel.walk(as_address(value), root.pa, session.cpu)
 
@@ -124,7 +118,7 @@ class CBit(_Function):
         """See the class."""
         walk = _walk(session, args[0])
         if walk.mapping is None:
-            raise AddressError(f"{walk.va:#x} is not mapped; see: sme pte {walk.va:#x}")
+            raise AddressError(f"{walk.va:#x} is not mapped; to see why: sme pte {walk.va:#x}")
         return int(walk.mapping.encrypted)
 
 

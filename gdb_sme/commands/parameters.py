@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gdb
 
+from gdb_sme.errors import SymbolError
 from gdb_sme.target.settings import SETTINGS, TARGETS
 
 _LOWEST, _HIGHEST = 32, 51
@@ -64,4 +65,34 @@ class TargetParameter(gdb.Parameter):
         return f"The kind of the target is {value}."
 
 
-PARAMETERS = (CBitParameter, TargetParameter)
+class SystemMapParameter(gdb.Parameter):
+    """A System.map to take the kernel's symbols from, for want of its vmlinux."""
+
+    set_doc = "Set the System.map to take kernel symbols from (empty: gdb's, or the kernel's own)."
+    show_doc = "Show the System.map to take kernel symbols from."
+
+    def __init__(self) -> None:
+        super().__init__("sme system-map", gdb.COMMAND_DATA, gdb.PARAM_OPTIONAL_FILENAME)
+        self._accepted = self.value = ""
+
+    def get_set_string(self) -> str:
+        """Called by gdb after a new value was stored."""
+        from gdb_sme.target.kallsyms import read_system_map
+        from gdb_sme.target.session import SESSIONS
+
+        path = str(self.value or "")
+        try:
+            SETTINGS.system_map = read_system_map(path) if path else None
+        except SymbolError as error:
+            self.value = self._accepted
+            raise gdb.GdbError(f"set sme system-map: {error}") from None
+        self._accepted = path
+        SESSIONS.forget()
+        return ""
+
+    def get_show_string(self, value: str) -> str:
+        """Called by gdb."""
+        return f"Kernel symbols are taken from {value or 'gdb, or from the kernel itself'}."
+
+
+PARAMETERS = (CBitParameter, TargetParameter, SystemMapParameter)

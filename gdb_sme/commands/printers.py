@@ -7,11 +7,66 @@ import gdb
 import gdb.printing
 
 from gdb_sme.commands.decode import in_force
-from gdb_sme.core.address import hex_pa, hex_va
-from gdb_sme.core.entry import Entry, flag_bits
-from gdb_sme.core.paging import P4D, PMD, PTE, PUD, Level, PagingMode
+from gdb_sme.errors import SmeError
 
-_ENTRIES = {"p4d_t": P4D, "pud_t": PUD, "pmd_t": PMD, "pte_t": PTE}
+_ENTRIES = ("pgd_t", "p4d_t", "pud_t", "pmd_t", "pte_t")
+
+
+class _Printer:
+    """Base: the raw value, and in words what it holds."""
+
+    def __init__(self, value: gdb.Value) -> None:
+        self._value = value
+
+    def to_string(self) -> str:
+        """Called by gdb."""
+        raw = _raw(self._value)
+        try:
+            return f"{raw:#018x} {self.words(raw)}".rstrip()
+        except SmeError as error:
+            # A value is worth its number at least: there is no way to raise in the middle of it.
+            return f"{raw:#018x} ({error})"
+
+    def words(self, raw: int) -> str:
+        """What ``raw`` holds."""
+        raise NotImplementedError
+
+
+class EntryPrinter(_Printer):
+    """An entry: its raw value, where it points, the C-bit and the flags."""
+
+    def words(self, raw: int) -> str:
+        """See `_Printer.words`."""
+        from gdb_sme.core.address import hex_pa
+        from gdb_sme.core.entry import Entry
+        from gdb_sme.core.paging import LEVEL5
+        from gdb_sme.linux.nonpresent import decode_nonpresent, swap_layout
+        from gdb_sme.render import nonpresent
+        from gdb_sme.target.symbols import GdbSymbols
+
+        enc, mode = in_force()
+        name = str(self._value.type.unqualified()).removesuffix("_t")
+        level = mode.level(name) or LEVEL5.level(name)
+        assert level is not None, name
+        entry = Entry(raw, level, enc)
+        if not entry.present:
+            layout = swap_layout(GdbSymbols()) if raw else None
+            return nonpresent.words(decode_nonpresent(entry, mode, layout), name)
+        flags = " ".join(flag for flag in entry.flags if flag != "PRESENT")
+        return f"{'C' if entry.c_bit else '-'} -> {hex_pa(entry.pa)} {flags}"
+
+
+class ProtectionPrinter(_Printer):
+    """A pgprot_t: its raw value, the kernel's macro for it, and the flags."""
+
+    def words(self, raw: int) -> str:
+        """See `_Printer.words`."""
+        from gdb_sme.linux.decode import decode
+
+        reading = decode(raw, "pgprot", *in_force()).readings[0]
+        flags = " ".join(reading.flags)
+        exact = reading.macro is not None and reading.macro.exact
+        return f"{reading.macro}: {flags}" if exact else flags
 
 
 def _raw(value: gdb.Value) -> int:
@@ -21,46 +76,11 @@ def _raw(value: gdb.Value) -> int:
     return int(value) & ((1 << 64) - 1)
 
 
-class EntryPrinter:
-    """An entry: its raw value, where it points, the C-bit and the flags."""
-
-    def __init__(self, value: gdb.Value) -> None:
-        self._value = value
-
-    def to_string(self) -> str:
-        """Called by gdb."""
-        raw = _raw(self._value)
-        enc, mode = in_force()
-        entry = Entry(raw, _level(str(self._value.type.unqualified()), mode), enc)
-        if not entry.present:
-            return f"{hex_va(raw)} not present" if raw else f"{hex_va(raw)} none"
-        flags = " ".join(flag for flag in entry.flags if flag != "PRESENT")
-        letter = "C" if entry.c_bit else "-"
-        return f"{hex_va(raw)} {letter} -> {hex_pa(entry.pa)} {flags}"
-
-
-def _level(type_name: str, mode: PagingMode) -> Level:
-    return _ENTRIES.get(type_name, mode.levels[0])
-
-
-class ProtectionPrinter:
-    """A pgprot_t: its raw value and the flags."""
-
-    def __init__(self, value: gdb.Value) -> None:
-        self._value = value
-
-    def to_string(self) -> str:
-        """Called by gdb."""
-        raw = _raw(self._value)
-        entry = Entry(raw, PTE, in_force()[0])
-        names = " ".join(name for mask, name in flag_bits(entry) if raw & mask)
-        return f"{hex_va(raw)} {names}".rstrip()
-
-
 def collection() -> gdb.printing.PrettyPrinter:
     """All printers, under the name `sme` for `info pretty-printer`."""
     printers = gdb.printing.RegexpCollectionPrettyPrinter("sme")
-    for name in ("pgd_t", *_ENTRIES):
+    for name in _ENTRIES:
         printers.add_printer(name, f"^{name}$", EntryPrinter)
-    printers.add_printer("pgprot_t", "^pgprot_t$", ProtectionPrinter)
+    # gdb goes by the tag where a structure has one: struct pgprot.
+    printers.add_printer("pgprot_t", "^pgprot$", ProtectionPrinter)
     return printers

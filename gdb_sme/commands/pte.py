@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 import gdb
 
-from gdb_sme.commands.base import SmeCommand, evaluate
+from gdb_sme.commands.base import Arguments, SmeCommand, evaluate
 from gdb_sme.errors import UsageError
-from gdb_sme.linux.translate import (
-    Root,
-    root_of_cpu,
-    root_of_symbol,
-    root_of_value,
-    translate,
-)
-from gdb_sme.render import walk as view
-from gdb_sme.target.session import SESSIONS, Session
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from gdb_sme.linux.translate import Root
+    from gdb_sme.target.session import Session
 
 
 class Pte(SmeCommand):
@@ -41,7 +38,7 @@ class Pte(SmeCommand):
     name = "pte"
     complete_with = gdb.COMPLETE_EXPRESSION
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         super().arguments(parser)
         parser.add_argument(
@@ -53,8 +50,12 @@ class Pte(SmeCommand):
             "address", metavar="ADDRESS", nargs="+", help="Any expression of gdb's."
         )
 
-    def run(self, args: argparse.Namespace) -> None:
+    def run(self, args: Namespace) -> None:
         """Answer."""
+        from gdb_sme.linux.translate import translate
+        from gdb_sme.render import walk as view
+        from gdb_sme.target.session import SESSIONS
+
         session = SESSIONS.current()
         va = evaluate(args.address)
         root = choose_root(session, args.root)
@@ -64,6 +65,8 @@ class Pte(SmeCommand):
 
 def choose_root(session: Session, text: str | None) -> Root:
     """The root that the person names: none (the selected CPU's), a CPU, a symbol or a value."""
+    from gdb_sme.linux.translate import root_of_cpu, root_of_symbol, root_of_value
+
     kernel = session.kernel
     if text is None:
         return root_of_cpu(kernel, session.cpu)

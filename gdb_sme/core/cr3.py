@@ -97,6 +97,7 @@ class CpuState:
         rip, cs, rflags, cr0, cr3, cr4, efer: the registers; None where the target has none to give
             (kgdb gives no control registers).
         gs_base: GS base, None likewise.
+        la57: whether 5-level paging is on, where that is known without CR4; None otherwise.
     """
 
     index: int
@@ -109,6 +110,7 @@ class CpuState:
     cr4: int | None = None
     efer: int | None = None
     gs_base: int | None = None
+    la57: bool | None = None
 
     @property
     def paging(self) -> bool:
@@ -142,8 +144,9 @@ class CpuState:
 
     @property
     def mode(self) -> PagingMode:
-        """4 or 5 levels, by CR4.LA57; 4 where CR4 is not known."""
-        return LEVEL5 if self.cr4 is not None and self.cr4 & CR4_LA57 else LEVEL4
+        """4 or 5 levels, by CR4.LA57, or by `la57`; 4 where neither is known."""
+        la57 = self.la57 if self.cr4 is None else self.cr4 & CR4_LA57
+        return LEVEL5 if la57 else LEVEL4
 
     @property
     def pcide(self) -> bool:

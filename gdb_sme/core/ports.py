@@ -78,6 +78,9 @@ class Symbols(Protocol):
     def field(self, struct: str, path: str) -> Field | None:
         """Member ``path`` ("pgd", "ctx.ldt") of ``struct``, None when type or member is missing."""
 
+    def type_size(self, struct: str) -> int | None:
+        """Size in bytes of ``struct``, None when there is no such type."""
+
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator such as SYSTEM_RUNNING, None when there is none."""
 

@@ -36,6 +36,16 @@ RESET = "reset"
 SHELL = "shell"
 
 
+KGDB_SETTINGS = (
+    "remotetimeout 10",
+    # kgdb does not say what it is, and takes packets of up to 1024 characters.
+    "architecture i386:x86-64",
+    "remote memory-read-packet-size 1000",
+    "remote memory-read-packet-size fixed",
+)
+"""gdb's settings for a line with kgdb at its end; docs/kgdb.md explains them."""
+
+
 class BootInterrupted(BootError):
     """Somebody pressed Ctrl-C in gdb before the stop was reached."""
 
@@ -46,11 +56,6 @@ def check_stop(config: MachineConfig, until: str) -> None:
         return
     if config.image.vmlinux is None and not until.startswith("*"):
         raise UsageError(f"--until {until} needs the kernel's symbols: give --vmlinux as well")
-    if config.kaslr and not until.startswith("*"):
-        raise UsageError(
-            f"--until {until} with --kaslr: where the kernel will be is not known at reset; "
-            f"use --until {SHELL}"
-        )
 
 
 def emulate_command(config: MachineConfig) -> str | None:
@@ -60,21 +65,36 @@ def emulate_command(config: MachineConfig) -> str | None:
     return f"sme emulate {config.encryption} --c-bit {config.c_bit}"
 
 
+def at_reset(config: MachineConfig, trace: bool) -> list[str]:
+    """Return the gdb commands that prepare the boot, in their order."""
+    emulate = emulate_command(config)
+    return [*([emulate] if emulate else []), *(["sme trace start"] if trace else [])]
+
+
 def write_plan(
     machine: Machine,
     until: str,
     commands: Sequence[str] = (),
     stdout: int | None = None,
+    *,
+    kgdb: bool = False,
+    trace: bool = False,
 ) -> str:
-    """Write the driver's plan into the machine's directory; return gdb's command to start it."""
-    plan = machine.directory / "plan.json"
+    """Write the driver's plan into the machine's directory; return gdb's command to start it.
+
+    With ``trace``, early boot is recorded. With ``kgdb`` the gdb is to be on the guest's second
+    serial port, where its kernel waits.
+    """
+    plan = machine.directory / ("kgdb-plan.json" if kgdb else "plan.json")
     vmlinux = machine.config.image.vmlinux
     what: dict[str, Any] = {
-        "control": str(control_path(machine)),
-        "gdb_socket": str(machine.gdb_socket),
+        "control": str(control_path(machine, kgdb=kgdb)),
+        "gdb_socket": str(machine.kgdb_socket if kgdb else machine.gdb_socket),
+        "settings": KGDB_SETTINGS if kgdb else (),
         "plugin": str(PLUGIN),
         "vmlinux": None if vmlinux is None else str(vmlinux),
-        "emulate": emulate_command(machine.config),
+        "at_reset": () if kgdb else at_reset(machine.config, trace),
+        "kaslr": machine.config.kaslr and not kgdb,
         "until": until,
         "commands": list(commands),
         "stdout": stdout,
@@ -83,9 +103,9 @@ def write_plan(
     return load_command(f"from gdb_sme.target import driver; driver.main({str(plan)!r})")
 
 
-def control_path(machine: Machine) -> Path:
-    """Return where the driver of this machine's gdb reports to."""
-    return machine.directory / "control.sock"
+def control_path(machine: Machine, *, kgdb: bool = False) -> Path:
+    """Return where the driver of this machine's gdb, or of the one on kgdb's line, reports to."""
+    return machine.directory / ("kgdb-control.sock" if kgdb else "control.sock")
 
 
 def await_stop(

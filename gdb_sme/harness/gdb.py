@@ -138,6 +138,7 @@ class Gdb:
         """End gdb at once. May be called again."""
         if self.child.isalive():
             self.child.kill(signal.SIGKILL)
+            self.child.wait()  # close() would give it a fifth of a second
         self.child.close(force=True)
 
     def __enter__(self) -> Self:

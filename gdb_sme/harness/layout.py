@@ -91,7 +91,8 @@ class MachineConfig:
     """The machine to boot. ``memory`` is in bytes; ``c_bit`` is a bit number and unused for none.
 
     ``append`` goes behind everything else on the kernel's command line, ``qemu_args`` behind
-    everything else on QEMU's. Raises UsageError for values that cannot be had.
+    everything else on QEMU's. ``kgdb`` gives the machine a second serial port. Raises UsageError
+    for values that cannot be had.
     """
 
     image: Image
@@ -103,6 +104,7 @@ class MachineConfig:
     append: str = ""
     kaslr: bool = False
     qemu_args: tuple[str, ...] = ()
+    kgdb: bool = False
 
     def __post_init__(self) -> None:
         if not C_BIT_MIN <= self.c_bit <= C_BIT_MAX:
@@ -169,11 +171,12 @@ def memory_layout(config: MachineConfig) -> MemoryLayout:
 def kernel_command_line(config: MachineConfig) -> str:
     """Return the kernel's command line: what the machine needs, the image's own, the user's last.
 
-    ``earlyprintk`` shows a panic that comes before the console does. ``acpi_no_memhotplug`` keeps
+    ``earlyprintk`` shows a panic that comes before the console does. ``no_timer_check``: on a busy
+    machine TCG delivers timer ticks too late for the kernel's check, which then panics. ``acpi_no_memhotplug`` keeps
     the kernel from taking the second view for new memory, which it does wherever ``1 << c_bit``
     is below its MAXMEM (46 bits with 4-level, 52 with 5-level paging).
     """
-    words = ["console=ttyS0", "earlyprintk=serial,ttyS0,115200"]
+    words = ["console=ttyS0", "earlyprintk=serial,ttyS0,115200", "no_timer_check"]
     if not config.kaslr:
         words.append("nokaslr")
     if config.encryption is Encryption.SME:
@@ -218,7 +221,8 @@ def qemu_command(config: MachineConfig, ram_file: str, directory: Path) -> list[
     """Return the command that starts QEMU, stopped at reset.
 
     In ``directory`` it makes ``gdb.sock`` (gdb stub), ``qmp.sock`` (QEMU's monitor protocol),
-    ``console.sock`` (the guest's first serial port) and ``console.log`` (all that it printed).
+    ``console.sock`` (the guest's first serial port), ``console.log`` (all that it printed) and, if
+    asked for, ``kgdb.sock`` (the second one).
     """
     where = str(directory).replace(",", ",,")
     return [
@@ -229,12 +233,19 @@ def qemu_command(config: MachineConfig, ram_file: str, directory: Path) -> list[
         *("-chardev", f"socket,id=qmp,path={where}/qmp.sock,server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-chardev", _console_chardev(where), "-serial", "chardev:console"),
+        *(_second_serial(f"{where}/kgdb.sock") if config.kgdb else ()),
     ]
 
 
 def _console_chardev(where: str) -> str:
     socket = f"socket,id=console,path={where}/console.sock,server=on,wait=off"
     return f"{socket},logfile={where}/console.log"
+
+
+def _second_serial(path: str) -> tuple[str, ...]:
+    # A Unix socket passes every byte on at once, where TCP would wait for more (Nagle).
+    socket = f"socket,id=kgdb,path={path},server=on,wait=off"
+    return ("-chardev", socket, "-serial", "chardev:kgdb")
 
 
 def hand_command_line(config: MachineConfig, ram_file: str, gdb_socket: str) -> str:
@@ -247,6 +258,7 @@ def hand_command_line(config: MachineConfig, ram_file: str, gdb_socket: str) -> 
         QEMU,
         *machine_arguments(config, ram_file),
         *("-serial", "mon:stdio"),
+        *(_second_serial("kgdb.sock") if config.kgdb else ()),
         *("-chardev", f"socket,id=gdb,path={gdb_socket},server=on,wait=off"),
         *("-gdb", "chardev:gdb", "-S"),
     ]

@@ -43,7 +43,7 @@ _SHUTDOWNS = {
 }
 """QEMU's ShutdownCause (qapi/run-state.json), for people."""
 
-LOG_FILES = ("console.log", "qemu.log", "qemu-command.txt")
+LOG_FILES = ("console.log", "qemu.log", "qemu-command.txt", "emulation.log")
 
 
 class Machine:
@@ -56,6 +56,7 @@ class Machine:
         layout: where guest RAM lies.
         directory: private, with the sockets and logs.
         gdb_socket: Unix socket for gdb's ``target remote``.
+        kgdb_socket: the same for the kernel's own stub, with ``config.kgdb``.
         console: the guest's serial console.
         qmp: QEMU's monitor.
         ram_fd: memfd of ``config.memory`` bytes that is guest RAM (``layout.parts`` has offsets).
@@ -73,6 +74,7 @@ class Machine:
         with ExitStack() as stack:
             self.directory = stack.enter_context(PrivateDirectory()).path
             self.gdb_socket = self.directory / "gdb.sock"
+            self.kgdb_socket = self.directory / "kgdb.sock"
             self.ram_fd = os.memfd_create("guest-ram")
             stack.callback(os.close, self.ram_fd)
             os.ftruncate(self.ram_fd, config.memory)

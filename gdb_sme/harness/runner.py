@@ -36,6 +36,7 @@ from gdb_sme.harness.boot import (
 )
 from gdb_sme.harness.console import GuestFailure
 from gdb_sme.harness.control import Control
+from gdb_sme.harness.kgdb import FirstGdb, When, kgdb_config
 from gdb_sme.harness.layout import (
     C_BIT_DEFAULT,
     C_BIT_MAX,
@@ -50,6 +51,8 @@ from gdb_sme.harness.process import tethered
 from gdb_sme.harness.qemu import Machine
 
 OK, COMMAND_FAILED, USAGE, NOT_BOOTED = 0, 1, 2, 125
+
+KGDB_IMAGE = "kgdb-6.1"
 
 _GDB_END = 10.0
 """Seconds that gdb may take to end after its last command."""
@@ -106,11 +109,13 @@ class Options:
     memory: int
     append: str
     kaslr: bool
+    trace: bool
     until: str
     commands: tuple[str, ...]
     batch: bool
     keep_logs: Path | None
     timeout: float
+    kgdb: When | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -192,6 +197,20 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         "(default: at reset, before the first instruction)",
     )
     session.add_argument(
+        "--kgdb",
+        nargs="?",
+        type=When,
+        choices=[*When],
+        const=When.SHELL,
+        metavar="WHEN",
+        help="be on the kernel's own stub, kgdb, over its second serial port: early (in "
+        "setup_arch), boot (when its driver is up), or shell (by SysRq-G from the shell; the "
+        f"default). The image is {KGDB_IMAGE} unless you name one",
+    )
+    session.add_argument(
+        "--trace", action="store_true", help="record early boot: see `sme trace show` at the stop"
+    )
+    session.add_argument(
         "-ex", action=_Command, default=[], dest="commands", metavar="COMMAND", help="gdb command"
     )
     session.add_argument(
@@ -212,6 +231,11 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         help=f"for the boot, and with --batch for each command ({BOOT_DEADLINE:g})",
     )
     given = parser.parse_args(arguments)
+    if given.kgdb is not None:
+        if given.until != RESET:
+            parser.error("--until does not go with --kgdb, which stops where kgdb begins")
+        if given.image is None and given.kernel is None:
+            given.image = KGDB_IMAGE
     if (given.image is None) == (given.kernel is None):
         parser.error("give one of --image NAME and --kernel BZIMAGE")
     for option in ("vmlinux", "initrd", "marker"):
@@ -242,7 +266,7 @@ def machine_config(options: Options) -> MachineConfig:
         append = ""  # it is part of the image's own now
         if options.marker is not None:
             image = replace(image, shell_marker=options.marker)
-    return MachineConfig(
+    config = MachineConfig(
         image=image,
         encryption=options.encryption,
         c_bit=options.c_bit,
@@ -252,6 +276,7 @@ def machine_config(options: Options) -> MachineConfig:
         append=append,
         kaslr=options.kaslr,
     )
+    return config if options.kgdb is None else kgdb_config(config, options.kgdb)
 
 
 class Interrupted(BaseException):
@@ -355,6 +380,7 @@ class _Run:
     def __init__(self, options: Options, signals: Signals) -> None:
         self._options = options
         self._signals = signals
+        self._kgdb = options.kgdb is not None
 
     def run(self) -> int:
         options = self._options
@@ -362,14 +388,26 @@ class _Run:
             raise BootError("gdb is not installed: apt install gdb")
         config = machine_config(options)
         check_stop(config, options.until)
-        _tell(f"booting {config.image.name}, encryption {config.encryption}, to {options.until}")
+        goal = options.until if options.kgdb is None else f"kgdb ({options.kgdb})"
+        _tell(f"booting {config.image.name}, encryption {config.encryption}, to {goal}")
         try:
             with ExitStack() as stack:
                 self._signals.hold()
                 self._machine = stack.enter_context(Machine(config))
                 if options.keep_logs is not None:
                     stack.callback(self._machine.keep_logs, options.keep_logs)
-                self._control = stack.enter_context(Control(control_path(self._machine)))
+                if options.kgdb is not None:
+                    first = stack.enter_context(FirstGdb(self._machine))
+                    self._signals.release()
+                    try:
+                        first.await_kgdb(options.kgdb, options.timeout)
+                    except BootError as error:
+                        self._explain(error)
+                        return NOT_BOOTED
+                    finally:
+                        self._signals.hold()
+                path = control_path(self._machine, kgdb=self._kgdb)
+                self._control = stack.enter_context(Control(path))
                 stack.enter_context(_terminal_restored())
                 self._gdb = self._start_gdb()
                 stack.callback(self._end_gdb)
@@ -384,12 +422,12 @@ class _Run:
         options = self._options
         if not options.batch:
             self._signals.ignore_sigint = True
-            plan = write_plan(self._machine, options.until, options.commands)
+            plan = self._plan()
             return subprocess.Popen(tethered(["gdb", "-nx", "-q", "-ex", plan]))
         # Whatever gdb says before the commands run goes to standard error.
         stdout = os.dup(1)
         try:
-            plan = write_plan(self._machine, options.until, options.commands, stdout)
+            plan = self._plan(stdout)
             return subprocess.Popen(
                 tethered(["gdb", "-nx", "-q", "-batch", "-ex", plan]),
                 stdin=subprocess.DEVNULL,
@@ -399,6 +437,17 @@ class _Run:
             )
         finally:
             os.close(stdout)
+
+    def _plan(self, stdout: int | None = None) -> str:
+        options = self._options
+        return write_plan(
+            self._machine,
+            options.until,
+            options.commands,
+            stdout,
+            kgdb=self._kgdb,
+            trace=options.trace,
+        )
 
     def _end_gdb(self) -> None:
         """End gdb, with what its commands may have started."""
@@ -432,7 +481,8 @@ class _Run:
                 self._gdb.wait()
             return NOT_BOOTED
         if not options.batch:
-            _tell(f"stopped at {options.until}; serial console: {machine.console.path}")
+            where = "kgdb" if self._kgdb else options.until
+            _tell(f"stopped at {where}; serial console: {machine.console.path}")
         control.go(True)
         return self._await_commands()
 

@@ -15,9 +15,12 @@ from gdb_sme.core.cr3 import CpuState, Cr3
 from gdb_sme.errors import SymbolError, TargetError
 from gdb_sme.linux import tables
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.linux.stage import Stage, boot_stage
+from gdb_sme.linux.stage import Stage, boot_stage, direct_map_taken_over
 from gdb_sme.linux.symbols import canonical
 from gdb_sme.linux.tables import Kind, Table
+
+#: Tables that are in CR3 before the switch to the kernel's own.
+_NOT_THE_KERNELS = (Kind.IDENTITY, Kind.WORKAREA)
 
 
 class Verdict(Enum):
@@ -78,6 +81,8 @@ class CpuCheck:
         if self.skipped:
             return self.skipped
         assert self.cr3 is not None
+        if self.passed and self.table is not None and self.table.kind in _NOT_THE_KERNELS:
+            return f"CR3 is not one of the kernel's tables yet: {_place(self.table)}"
         name = self.table.name if self.table else f"{self.cr3.pa:#x}"
         masked = self.c_bit is not None and bool(self.c_bit.expected)
         plain = "__pa" if self.c_bit is None or not masked else "__sme_pa"
@@ -120,10 +125,13 @@ def check_cr3(kernel: Kernel, expect: str | None = None) -> Cr3Report:
 
     Raises:
         SymbolError: a symbol that is needed is not to be had.
-        TargetError: no CPU gives CR3.
+        TargetError: no CPU gives CR3, and one is expected.
     """
-    if all(cpu.cr3 is None for cpu in kernel.cpus):
-        raise TargetError("this target gives no CR3")
+    if expect is not None and all(cpu.cr3 is None for cpu in kernel.cpus):
+        raise TargetError(
+            f"this target gives no CR3: whether it holds {expect} cannot be known; without "
+            "--expect the value is shown that the kernel would have loaded"
+        )
     wanted = None if expect is None else _expected_table(kernel, expect)
     if kernel.image is None and any(c.paging and c.rip >> 63 for c in kernel.cpus):
         raise SymbolError(missing_image(kernel))
@@ -143,6 +151,11 @@ def missing_image(kernel: Kernel) -> str:
             f"the symbols are of another kernel (build-id {own}, the guest has "
             f"{foreign or 'none at their place'}); load the vmlinux of the running kernel with: "
             "file vmlinux"
+        )
+    if all(cpu.cr3 is None for cpu in kernel.cpus):
+        return (
+            "the running kernel is not the one of the symbols, whose build-id it has nowhere; load "
+            "its vmlinux with: file vmlinux"
         )
     return "the kernel is not in memory yet; continue to startup_64 or later"
 
@@ -172,7 +185,7 @@ def _expected_table(kernel: Kernel, expect: str) -> Table:
 def _check_cpu(kernel: Kernel, cpu: CpuState, stage: Stage, wanted: Table | None) -> CpuCheck:
     cr3 = kernel.cr3(cpu)
     if cr3 is None:
-        return CpuCheck(cpu.index, None, None, None, None, None, "this target gives no CR3")
+        return _without_cr3(kernel, cpu)
     if not cpu.paging:
         where = "real mode" if not cpu.protected else "protected mode"
         return CpuCheck(
@@ -180,25 +193,57 @@ def _check_cpu(kernel: Kernel, cpu: CpuState, stage: Stage, wanted: Table | None
         )
     table = tables.identify(kernel, cr3.pa, cpu)
     expected = wanted or _expected_here(kernel, cpu, stage)
+    strict = wanted is not None or _out_of_order(kernel, cpu, table, expected)
     return CpuCheck(
         cpu.index,
         cr3,
         table,
         expected,
-        _address_part(cr3, table, expected, wanted is not None),
+        _address_part(cr3, table, expected, strict),
         _c_bit_part(kernel, cr3, table or expected),
     )
 
 
+def _without_cr3(kernel: Kernel, cpu: CpuState) -> CpuCheck:
+    """Nothing to compare: what the kernel would have loaded, and that it is no more than that."""
+    table = tables.kernels_table(kernel, cpu)
+    text = "this target gives no CR3: neither its address nor its C-bit can be checked"
+    if table is not None:
+        raw = tables.build_cr3(kernel, cpu, table)
+        more = f", {table.detail}" if table.detail else ""
+        text += f"; by its variables the kernel has loaded {raw:#018x}, {table.name}{more}"
+    return CpuCheck(cpu.index, None, None, table, None, None, text)
+
+
 def _expected_here(kernel: Kernel, cpu: CpuState, stage: Stage) -> Table | None:
     """The table that the kernel would have loaded on ``cpu`` at this stage, None for any."""
-    if not cpu.rip >> 63 and not cpu.user_mode:
+    if (not cpu.rip >> 63 and not cpu.user_mode) or stage < Stage.EARLY:
         return None
-    if stage is Stage.EARLY:
+    # CR3 itself is what is to be judged: until user space the tables say how far the boot is.
+    if stage < Stage.RUNNING and not direct_map_taken_over(kernel, cpu):
         return tables.early_table(kernel)
-    if stage in (Stage.INIT, Stage.RUNNING):
-        return tables.loaded_table(kernel, cpu) or tables.init_table(kernel)
-    return None
+    return tables.loaded_table(kernel, cpu) or tables.init_table(kernel)
+
+
+def _in_kasan_init(kernel: Kernel, cpu: CpuState) -> bool:
+    """Whether ``cpu`` is in kasan_init, which goes back to early_top_pgt for a while.
+
+    arch/x86/mm/kasan_init_64.c (6.1 and 6.12).
+    """
+    if kernel.image is None:
+        return False
+    nearest = kernel.symbols.nearest(cpu.rip - kernel.image.koff)
+    return nearest is not None and nearest[0] == "kasan_init"
+
+
+def _out_of_order(
+    kernel: Kernel, cpu: CpuState, table: Table | None, expected: Table | None
+) -> bool:
+    """Whether ``table`` is early_top_pgt when its turn is over, or init_top_pgt before its turn."""
+    if table is None or expected is None or table.kind not in (Kind.EARLY, Kind.INIT):
+        return False
+    wrong = (table.kind is Kind.EARLY) is not (expected.kind is Kind.EARLY)
+    return wrong and not _in_kasan_init(kernel, cpu)
 
 
 def _address_part(cr3: Cr3, table: Table | None, expected: Table | None, strict: bool) -> Part:

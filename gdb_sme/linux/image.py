@@ -133,16 +133,21 @@ def locate(
     text, end = symbols.address("_text"), symbols.address("_end")
     if text is None or end is None:
         return None
-    wanted = symbols.build_id
     for va, pa, how in _candidates(memory, cpus, text, end, hints):
-        delta = text - pa
-        if wanted is not None and symbols.address("__start_notes") is not None:
-            found = guest_build_id(memory, symbols, delta) == wanted
-        else:
-            found = _banner_matches(memory, symbols, delta)
-        if found:
+        if is_own_image(memory, symbols, text - pa):
             return KernelImage(text, va, pa, end, how)
     return None
+
+
+def is_own_image(memory: PhysMemory, symbols: Symbols, delta: int) -> bool:
+    """Whether the image that the symbols belong to lies ``delta`` bytes below their addresses.
+
+    By the build-id; by linux_banner alone where the symbols carry none.
+    """
+    wanted = symbols.build_id
+    if wanted is not None and symbols.address("__start_notes") is not None:
+        return guest_build_id(memory, symbols, delta) == wanted
+    return _banner_matches(memory, symbols, delta)
 
 
 def mapped_image(memory: PhysMemory, cpus: tuple[CpuState, ...]) -> tuple[int, int] | None:

@@ -7,12 +7,13 @@ that every answer is the same in real mode, at identity addresses and in user sp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 from gdb_sme.core.address import PHYSICAL_BITS
 from gdb_sme.core.cbit import NO_ENCRYPTION, EncryptionBit
 from gdb_sme.core.cr3 import CpuState, Cr3
-from gdb_sme.core.ports import PhysMemory, Symbols
+from gdb_sme.core.ports import PhysMemory, Range, Symbols
 from gdb_sme.core.walk import Walk, walk
 from gdb_sme.encryption import registry
 from gdb_sme.encryption.scheme import Encryption, KernelEvidence
@@ -20,6 +21,10 @@ from gdb_sme.errors import ReadError, SymbolError
 from gdb_sme.linux import image as images
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.symbols import find
+from gdb_sme.linux.vmcoreinfo import Vmcoreinfo
+
+#: Page sizes of the kernel's own mappings.
+_PAGE_SIZES = (4096, 2 << 20, 1 << 30)
 
 _VENDORS = ("NONE", "AMD", "INTEL", "HYPERV")
 
@@ -33,6 +38,8 @@ class Kernel:
         cpus: all CPUs.
         c_bit: position of the C-bit when the person has set it, 0 to 63; None to find it.
         hints: where the image was found before at this target.
+        virtual: reads kernel memory by virtual address, where the target knows no other way.
+        vmcoreinfo: what the kernel wrote down for readers of its dumps, None where there is none.
     """
 
     def __init__(
@@ -43,12 +50,19 @@ class Kernel:
         *,
         c_bit: int | None = None,
         hints: tuple[KernelImage, ...] = (),
+        vmcoreinfo: Vmcoreinfo | None = None,
+        virtual: Callable[[int, int], bytes] | None = None,
     ) -> None:
         self.memory = memory
         self.symbols = symbols
         self.cpus = cpus
         self._c_bit = c_bit
-        self._hints = hints
+        self.vmcoreinfo = vmcoreinfo
+        self._virtual = virtual
+        noted = vmcoreinfo.image if vmcoreinfo else None
+        self._hints = (*hints, noted) if noted else hints
+        self._pages: dict[Range, int] = {}
+        self._found: dict[str, tuple[str, int] | None] = {}
 
     # -- the image and its symbols ---------------------------------------------------------------
 
@@ -66,6 +80,8 @@ class Kernel:
         """
         if self.image is not None:
             return None
+        if self.vmcoreinfo is not None and self.vmcoreinfo.build_id:
+            return self.vmcoreinfo.build_id
         mapped = images.mapped_image(self.memory, self.cpus)
         text = self.symbols.address("_text")
         if mapped is None or text is None:
@@ -74,7 +90,10 @@ class Kernel:
 
     def symbol(self, name: str) -> tuple[str, int] | None:
         """This kernel's name for ``name`` and the debugger's address of it, None without one."""
-        return find(self.symbols, name)
+        if name not in self._found:
+            # To learn that there is no such symbol takes gdb a tenth of a second.
+            self._found[name] = find(self.symbols, name)
+        return self._found[name]
 
     def pa_of(self, name: str) -> int | None:
         """Physical address of kernel image symbol ``name``, None without symbol or image."""
@@ -112,8 +131,11 @@ class Kernel:
             name = next(
                 (v for v in _VENDORS if self.symbols.enumerator(f"CC_VENDOR_{v}") == vendor), None
             )
+        sme_me_mask = self.read_symbol("sme_me_mask")
+        if sme_me_mask is None and self.vmcoreinfo is not None:
+            sme_me_mask = self.vmcoreinfo.sme_mask
         return KernelEvidence(
-            sme_me_mask=self.read_symbol("sme_me_mask"),
+            sme_me_mask=sme_me_mask,
             sev_status=self.read_symbol("sev_status"),
             cc_mask=self.read_symbol("cc_mask"),
             physical_mask=self.read_symbol("physical_mask"),
@@ -205,20 +227,34 @@ class Kernel:
             ReadError: not mapped there.
             SymbolError: no init_top_pgt to start from.
         """
+        if self._virtual is not None:
+            return self._virtual(va, length)
         if self.image is not None and 0 <= va - self.image.va <= self.image.size - length:
             return self.memory.read(va - self.image.va + self.image.pa, length)
-        root = self.pa_of("init_top_pgt")
-        if root is None:
-            raise SymbolError("no init_top_pgt to read kernel memory through")
         out = b""
         while len(out) < length:
             at = va + len(out)
-            found = self.walk(at, root, self.cpus[0]).mapping
-            if found is None:
-                raise ReadError(at, length - len(out), "not mapped in init_top_pgt", "virtual")
-            part = min(length - len(out), found.page_size - (at & (found.page_size - 1)))
-            out += self.memory.read(found.pa, part)
+            page = self._page(at, length - len(out))
+            part = min(length - len(out), page.end - at)
+            out += self.memory.read(self._pages[page] + at - page.start, part)
         return out
+
+    def _page(self, va: int, length: int) -> Range:
+        """The page that maps kernel address ``va``, its physical address in `_pages`."""
+        for size in _PAGE_SIZES:
+            page = Range(va & ~(size - 1), (va & ~(size - 1)) + size)
+            if page in self._pages:
+                return page
+        root = self.pa_of("init_top_pgt")
+        if root is None:
+            raise SymbolError("no init_top_pgt to read kernel memory through")
+        found = self.walk(va, root, self.cpus[0]).mapping
+        if found is None:
+            raise ReadError(va, length, "not mapped in init_top_pgt", "virtual")
+        start = va & ~(found.page_size - 1)
+        page = Range(start, start + found.page_size)
+        self._pages[page] = found.pa - (va - start)
+        return page
 
     def read_field(self, va: int, struct: str, path: str) -> int | None:
         """Unsigned member ``path`` of the ``struct`` at ``va``, None when it cannot be had."""

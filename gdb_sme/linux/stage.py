@@ -6,6 +6,7 @@ The order is that of arch/x86/kernel/head_64.S, head64.c and init/main.c (6.1 an
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -15,9 +16,15 @@ from gdb_sme.linux.image import START_KERNEL_MAP
 from gdb_sme.linux.kernel import Kernel
 
 #: include/linux/kernel.h (6.1, 6.12), for symbol files without the enumerators.
-_SYSTEM_STATES = {"SYSTEM_FREEING_INITMEM": 2, "SYSTEM_RUNNING": 3}
+_SYSTEM_STATES = {"SYSTEM_SCHEDULING": 1, "SYSTEM_FREEING_INITMEM": 2, "SYSTEM_RUNNING": 3}
 
 _RESET_VECTOR = 0xFFF0
+
+#: struct gate_struct (arch/x86/include/asm/desc_defs.h): three parts of the handler's address.
+_GATE = struct.Struct("<H4xHI4x")
+_PAGE_FAULT = 14
+#: 32 handlers of at most 16 bytes (EARLY_IDT_HANDLER_SIZE, arch/x86/include/asm/segment.h).
+_EARLY_HANDLERS_SIZE = 32 * 16
 _RESET_CS = 0xF000
 
 
@@ -66,8 +73,10 @@ class BootStage:
 def system_state_at_least(kernel: Kernel, name: str) -> bool:
     """Whether the kernel's ``system_state`` has reached enumerator ``name``."""
     state = kernel.read_symbol("system_state", 4)
+    if not state:
+        return False  # SYSTEM_BOOTING is the first: no need to look the other up
     wanted = kernel.symbols.enumerator(name)
-    return state is not None and state >= (_SYSTEM_STATES[name] if wanted is None else wanted)
+    return state >= (_SYSTEM_STATES[name] if wanted is None else wanted)
 
 
 def initmem_freed(kernel: Kernel) -> bool:
@@ -92,9 +101,12 @@ def boot_stage(kernel: Kernel) -> BootStage:
             return BootStage(Stage.IDENTITY, _identity_detail(kernel, boot_cpu))
         return _low_rip(kernel, boot_cpu)
     cr3 = kernel.cr3(boot_cpu)
-    if cr3 is not None and cr3.pa == kernel.pa_of("early_top_pgt"):
+    if cr3 is None:
+        early = on_early_tables(kernel)
+        return BootStage(Stage.EARLY if early else Stage.INIT, "by its IDT: this target has no CR3")
+    if cr3.pa == kernel.pa_of("early_top_pgt"):
         return BootStage(Stage.EARLY, _early_detail(kernel, cr3.pa))
-    if cr3 is not None and cr3.pa == kernel.pa_of("init_top_pgt"):
+    if cr3.pa == kernel.pa_of("init_top_pgt"):
         return BootStage(Stage.INIT)
     if direct_map_taken_over(kernel, boot_cpu):
         return BootStage(Stage.INIT, "CR3 holds another table: see sme cr3")
@@ -103,25 +115,52 @@ def boot_stage(kernel: Kernel) -> BootStage:
 
 def direct_map_taken_over(kernel: Kernel, cpu: CpuState) -> bool:
     """Whether init_top_pgt maps the direct map: so it is from the end of init_mem_mapping() on."""
+    return _in_init_top_pgt(kernel, cpu, page_offset_base(kernel, cpu))
+
+
+def _in_init_top_pgt(kernel: Kernel, cpu: CpuState, va: int) -> bool:
+    """Whether the entry of init_top_pgt for ``va`` is present."""
     root = kernel.pa_of("init_top_pgt")
     if root is None:
         return False
-    index = cpu.mode.levels[0].index(page_offset_base(kernel, cpu))
+    index = cpu.mode.levels[0].index(va)
     try:
         return bool(kernel.memory.read(root + 8 * index, 1)[0] & 1)
     except ReadError:
         return False
 
 
-def page_offset_base(kernel: Kernel, cpu: CpuState) -> int:
-    """Start of the direct map: the variable, or its value without CONFIG_RANDOMIZE_MEMORY.
+def on_early_tables(kernel: Kernel) -> bool:
+    """Whether the kernel is on early_top_pgt still, judged without CR3.
 
-    Documentation/x86/x86_64/mm.rst (6.1).
+    So it is as long as #PF goes to early_idt_handler_array, which maps what it finds missing:
+    idt_setup_early_pf() comes right after init_mem_mapping() has loaded init_top_pgt (setup_arch(),
+    6.1; cpu_init_replace_early_idt(), 6.12).
+    """
+    if system_state_at_least(kernel, "SYSTEM_RUNNING"):
+        return False
+    table, handlers = kernel.pa_of("idt_table"), kernel.symbol("early_idt_handler_array")
+    if table is None or handlers is None or kernel.image is None:
+        return not direct_map_taken_over(kernel, kernel.cpus[0])
+    gate = kernel.memory.read(table + _PAGE_FAULT * _GATE.size, _GATE.size)
+    low, middle, high = _GATE.unpack(gate)
+    handler = high << 32 | middle << 16 | low
+    return bool(0 <= handler - kernel.image.va_of(handlers[1]) < _EARLY_HANDLERS_SIZE)
+
+
+def page_offset_base(kernel: Kernel, cpu: CpuState) -> int:
+    """Start of the direct map: the variable, or PAGE_OFFSET without CONFIG_RANDOMIZE_MEMORY.
+
+    Documentation/x86/x86_64/mm.rst (6.1); 4.20 moved it up to make room for the LDT remap.
     """
     value = kernel.read_symbol("page_offset_base")
     if value:
         return value
-    return 0xFF11000000000000 if cpu.mode.va_bits == 57 else 0xFFFF888000000000
+    five = cpu.mode.va_bits == 57
+    today, before = (0xFF11 << 48, 0xFF10 << 48) if five else (0xFFFF8880 << 32, 0xFFFF8800 << 32)
+    # The LDT remap, at the older place since then, is in the tables of tasks alone.
+    older = _in_init_top_pgt(kernel, cpu, before) and not _in_init_top_pgt(kernel, cpu, today)
+    return before if older else today
 
 
 def _high_half(va: int) -> bool:

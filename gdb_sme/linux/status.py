@@ -13,15 +13,20 @@ from gdb_sme.linux.cr3check import missing_image
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import BootStage, boot_stage
+from gdb_sme.linux.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
 class CpuStatus:
-    """One CPU: its registers, CR3 taken apart, and the table's name."""
+    """One CPU: its registers, CR3 taken apart, and the table's name.
+
+    Without CR3, ``kernels`` is the table that the kernel's own variables name; None with it.
+    """
 
     state: CpuState
     cr3: Cr3 | None
     table: str | None
+    kernels: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ def status(kernel: Kernel, target: str, symbol_file: str | None) -> Status:
 
 def _cpu(kernel: Kernel, cpu: CpuState) -> CpuStatus:
     cr3 = kernel.cr3(cpu)
-    table = tables.identify(kernel, cr3.pa, cpu) if cr3 is not None and cpu.paging else None
+    if cr3 is None:
+        return CpuStatus(cpu, None, None, tables.kernels_table(kernel, cpu))
+    table = tables.identify(kernel, cr3.pa, cpu) if cpu.paging else None
     return CpuStatus(cpu, cr3, table.name if table else None)
 
 

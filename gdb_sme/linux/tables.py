@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from gdb_sme.core.cr3 import CpuState
+from gdb_sme.core.cr3 import CR4_PCIDE, CpuState
 from gdb_sme.errors import ReadError
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.linux.stage import WORKAREA_SIZE, initmem_freed
+from gdb_sme.linux.stage import (
+    WORKAREA_SIZE,
+    initmem_freed,
+    on_early_tables,
+    page_offset_base,
+)
 
 
 class Kind(Enum):
@@ -92,6 +97,67 @@ def loaded_table(kernel: Kernel, cpu: CpuState) -> Table | None:
     return Table(Kind.MM, "loaded_mm->pgd", pa, _owner(kernel, cpu, mm))
 
 
+def kernels_table(kernel: Kernel, cpu: CpuState) -> Table | None:
+    """The table that ``cpu`` walks by the kernel's own variables, for targets without CR3.
+
+    early_top_pgt while it is in force; then cpu_tlbstate.loaded_mm->pgd, the current task's
+    active_mm->pgd, or init_top_pgt, whichever can be read first.
+    """
+    if kernel.image is not None and on_early_tables(kernel):
+        return early_table(kernel)
+    found = loaded_table(kernel, cpu) or _active_table(kernel, cpu) or init_table(kernel)
+    if found is None or not isolated(kernel):
+        return found
+    pair = f"user half of page-table isolation at {found.pa | 0x1000:#x}"
+    return replace(found, detail=f"{found.detail}, {pair}" if found.detail else pair)
+
+
+#: X86_CR3_LAM_U57_BIT (arch/x86/include/uapi/asm/processor-flags.h, 6.4 and later).
+_LAM_U57_BIT = 61
+
+
+def build_cr3(kernel: Kernel, cpu: CpuState, table: Table) -> int:
+    """What the kernel writes into CR3 to load ``table`` on ``cpu``: build_cr3(), arch/x86/mm/tlb.c.
+
+    With CR4.PCIDE, by the shadow in cpu_tlbstate.cr4, the PCID is loaded_mm_asid + 1; LAM from 6.4
+    on. early_top_pgt is loaded without either.
+    """
+    raw = kernel.sme_pa(table.pa)
+    if table.kind is Kind.EARLY:
+        return raw
+    cr4 = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "cr4") or 0
+    if cr4 & CR4_PCIDE:
+        raw |= (percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm_asid") or 0) + 1
+    lam = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "lam") or 0
+    return raw | lam << _LAM_U57_BIT
+
+
+def _active_table(kernel: Kernel, cpu: CpuState) -> Table | None:
+    task = current_task(kernel, cpu)
+    mm = kernel.read_field(task, "task_struct", "active_mm") if task else None
+    pgd = kernel.read_field(mm, "mm_struct", "pgd") if mm else None
+    pa = kernel_pa(kernel, pgd) if pgd else None
+    if task is None or pa is None:
+        return None
+    return Table(Kind.MM, "current->active_mm->pgd", pa, task_name(kernel, task))
+
+
+def isolated(kernel: Kernel) -> bool:
+    """Whether page-table isolation is on: every table is a pair, the user's half 4 KiB behind.
+
+    X86_FEATURE_PTI, bit 11 of word 7 (arch/x86/include/asm/cpufeatures.h, 4.15 and later).
+    """
+    found = kernel.symbol("boot_cpu_data")
+    words = kernel.symbols.field("cpuinfo_x86", "x86_capability")
+    if found is None or words is None or kernel.image is None:
+        return False
+    try:
+        word = kernel.read_virtual(kernel.image.va_of(found[1]) + words.offset + 4 * 7, 4)
+    except ReadError:
+        return False
+    return bool(int.from_bytes(word, "little") >> 11 & 1)
+
+
 def _owner(kernel: Kernel, cpu: CpuState, mm: int) -> str:
     task = current_task(kernel, cpu)
     owner = task if task and kernel.read_field(task, "task_struct", "mm") == mm else None
@@ -118,9 +184,10 @@ def current_task(kernel: Kernel, cpu: CpuState) -> int | None:
 
     6.2 moved current_task into pcpu_hot, 6.15 back again.
     """
-    return percpu_value(kernel, cpu, "current_task") or percpu_value(
-        kernel, cpu, "pcpu_hot", "pcpu_hot", "current_task"
-    )
+    # A type that is not there is found missing at once, a symbol only after a long search.
+    if kernel.symbols.field("pcpu_hot", "current_task") is not None:
+        return percpu_value(kernel, cpu, "pcpu_hot", "pcpu_hot", "current_task")
+    return percpu_value(kernel, cpu, "current_task")
 
 
 def percpu_value(
@@ -149,6 +216,9 @@ def kernel_pa(kernel: Kernel, va: int) -> int | None:
     root = kernel.pa_of("init_top_pgt")
     if root is None or not va >> 63:
         return None
+    pa = va - page_offset_base(kernel, kernel.cpus[0])
+    if any(pa in span for span in kernel.memory.ram):
+        return pa
     mapping = kernel.walk(va, root, kernel.cpus[0]).mapping
     return None if mapping is None else mapping.pa
 
@@ -161,7 +231,7 @@ def identify(kernel: Kernel, pa: int, cpu: CpuState) -> Table | None:
     start = kernel.pa_of("sme_workarea")
     if start is not None and not initmem_freed(kernel) and start <= pa < start + WORKAREA_SIZE:
         return Table(Kind.WORKAREA, "sme_workarea", pa, "temporary tables of sme_encrypt_kernel")
-    if kernel.image is None or (not cpu.user_mode and not cpu.rip >> 63):
+    if not cpu.user_mode and not cpu.rip >> 63:
         trampoline = trampoline_table(kernel) if kernel.image is not None else None
         if trampoline is not None and trampoline.pa == pa:
             return trampoline
@@ -176,4 +246,24 @@ def identify(kernel: Kernel, pa: int, cpu: CpuState) -> Table | None:
     for table in (trampoline_table(kernel), efi_table(kernel)):
         if table is not None and table.pa == pa:
             return table
-    return None
+    return _untyped_table(kernel, pa)
+
+
+def _untyped_table(kernel: Kernel, pa: int) -> Table | None:
+    """A task's table told by its contents, for symbols without types to find the task by.
+
+    pgd_ctor() copies the kernel's half of init_top_pgt into every pgd (arch/x86/mm/pgtable.c).
+    """
+    init = init_table(kernel)
+    if init is None or kernel.symbols.field("mm_struct", "pgd") is not None:
+        return None
+    try:
+        kernels, own = (kernel.memory.read(at + 2048, 2048) for at in (init.pa, pa))
+    except ReadError:
+        return None
+    marks = ~(1 << 5 | 1 << 6)  # Accessed and Dirty are each table's own
+    for at in range(0, 2048, 8):
+        wanted, found = (int.from_bytes(half[at : at + 8], "little") for half in (kernels, own))
+        if wanted & 1 and (wanted ^ found) & marks:
+            return None
+    return Table(Kind.MM, "a task's pgd", pa, "by its kernel half; without types, not whose")

@@ -9,8 +9,10 @@ from gdb_sme.core.cr3 import CpuState, Cr3
 from gdb_sme.core.walk import Walk
 from gdb_sme.errors import SymbolError, TargetError
 from gdb_sme.linux import exceptions, tables
+from gdb_sme.linux.cr3check import missing_image
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.layout import region_of
+from gdb_sme.linux.nonpresent import NonPresent, decode_nonpresent, swap_layout
 from gdb_sme.linux.symbols import canonical
 
 
@@ -44,6 +46,7 @@ class Translation:
         symbol: nearest symbol, ``"init_top_pgt+0x8"``, None without one.
         memory_type: ``"write-back"`` and so on, None when the walk did not end in memory.
         note: why a page without the C-bit is so by design, None when there is nothing to say.
+        nonpresent: what the last entry holds when it is not present, None otherwise.
     """
 
     walk: Walk
@@ -52,6 +55,7 @@ class Translation:
     symbol: str | None
     memory_type: str | None
     note: str | None = None
+    nonpresent: NonPresent | None = None
 
 
 #: Memory types by index into the PAT MSR, as Linux programs it: 0x0407050600070106
@@ -76,31 +80,49 @@ def translate(kernel: Kernel, va: int, cpu: CpuState, root: Root) -> Translation
     """
     found = kernel.walk(va, root.pa, cpu)
     mapping = found.mapping
-    nearest = kernel.symbols.nearest(va - kernel.image.koff if kernel.image else va)
-    symbol = None
-    if nearest is not None:
-        symbol = f"{nearest[0]}+{nearest[1]:#x}" if nearest[1] else nearest[0]
     return Translation(
         walk=found,
         root=root,
         region=region_of(kernel, cpu, va),
-        symbol=symbol,
+        symbol=_nearest_symbol(kernel, va),
         memory_type=LINUX_PAT[mapping.cache_index] if mapping else None,
         note=why_unencrypted(kernel, va, mapping.pa)
         if mapping and kernel.enc.mask and not mapping.encrypted
         else None,
+        nonpresent=_nonpresent(kernel, found),
     )
 
 
+def _nearest_symbol(kernel: Kernel, va: int) -> str | None:
+    """``init_top_pgt+0x8``; None in user space, where the kernel's per-CPU symbols would show."""
+    if not va >> 63:
+        return None
+    nearest = kernel.symbols.nearest(va - kernel.image.koff if kernel.image else va)
+    if nearest is None:
+        return None
+    return f"{nearest[0]}+{nearest[1]:#x}" if nearest[1] else nearest[0]
+
+
+def _nonpresent(kernel: Kernel, found: Walk) -> NonPresent | None:
+    if found.hole is None:
+        return None
+    return decode_nonpresent(found.steps[-1].entry, found.mode, swap_layout(kernel.symbols))
+
+
 def root_of_cpu(kernel: Kernel, cpu: CpuState) -> Root:
-    """The root in CR3 of ``cpu``.
+    """The root in CR3 of ``cpu``; where the target gives no CR3, the kernel's own idea of it.
 
     Raises:
-        TargetError: paging is off, or the target gives no CR3.
+        TargetError: paging is off, or there is neither CR3 nor a kernel to tell.
     """
     cr3 = kernel.cr3(cpu)
     if cr3 is None:
-        raise TargetError("this target gives no CR3; name a root: --root init_top_pgt")
+        known = tables.kernels_table(kernel, cpu)
+        if known is None:
+            raise TargetError(f"this target gives no CR3, and {_untold(kernel)}")
+        source = f"{known.name} of CPU {cpu.index}, by the kernel's variables"
+        raw = kernel.sme_pa(known.pa)
+        return Root(known.pa, raw, bool(kernel.enc.mask), source, known.name)
     if not cpu.paging:
         raise TargetError(
             f"paging is off on CPU {cpu.index}; continue to long mode, or name a root with --root"
@@ -109,6 +131,12 @@ def root_of_cpu(kernel: Kernel, cpu: CpuState) -> Root:
     return Root(
         cr3.pa, cr3.raw, cr3.c_bit, f"CR3 of CPU {cpu.index}", table.name if table else None
     )
+
+
+def _untold(kernel: Kernel) -> str:
+    if kernel.image is None:
+        return missing_image(kernel)
+    return "the symbols tell of no table; name a root: --root init_top_pgt"
 
 
 def root_of_symbol(kernel: Kernel, name: str) -> Root | None:

@@ -8,6 +8,7 @@ from gdb_sme.core.cr3 import CR0_BITS, CR4_BITS, EFER_BITS, bit_names
 from gdb_sme.core.entry import Entry
 from gdb_sme.core.paging import PMD
 from gdb_sme.linux.macros import match_entry
+from gdb_sme.linux.stage import Stage
 from gdb_sme.linux.status import CpuStatus, Status
 from gdb_sme.render.document import (
     GAP,
@@ -51,25 +52,31 @@ def text(status: Status) -> Document:
 
 
 def _headline(status: Status) -> tuple[str, *tuple[Span, ...]]:
-    bit = status.encryption.bit
-    title = status.encryption.title
-    if bit.position is None:
-        spans = [plain("not active")]
-        if status.c_bit_in_cr3 is not None:
-            spans = [
-                bad(f"sme_me_mask is 0 but CR3 carries bit {status.c_bit_in_cr3}"),
-                plain("; "),
-                comment("to decode with it: set sme c-bit"),
-            ]
-        return (title if title.lower() != "none" else "encryption", *spans)
-    word = "C-bit" if bit.set_is_encrypted else "shared bit"
-    return (
-        title,
-        good("active"),
-        plain(f"{GAP}{word} {bit.position}, mask "),
-        number(hex_va(bit.mask)),
-        comment(f"  ({status.c_bit_source})"),
-    )
+    encryption, bit = status.encryption, status.encryption.bit
+    if bit.position is not None:
+        word = "C-bit" if bit.set_is_encrypted else "shared bit"
+        return (
+            encryption.title,
+            good("active"),
+            plain(f"{GAP}{word} {bit.position}, mask "),
+            number(hex_va(bit.mask)),
+            comment(f"{GAP}({status.c_bit_source})"),
+        )
+    if encryption.scheme != "none":
+        return (encryption.title, good("active"), comment(f"{GAP}page tables carry no bit for it"))
+    if status.c_bit_in_cr3 is not None:
+        return (
+            "encryption",
+            bad(f"sme_me_mask is 0 but CR3 carries bit {status.c_bit_in_cr3}"),
+            comment(f"{GAP}to decode with it: set sme c-bit {status.c_bit_in_cr3}"),
+        )
+    if status.image is None:
+        return ("encryption", plain("unknown"), comment(f"{GAP}the kernel cannot be asked"))
+    if status.evidence.sme_me_mask is None:
+        why = "no sme_me_mask: a kernel without CONFIG_AMD_MEM_ENCRYPT"
+    else:
+        why = "sme_me_mask is 0"
+    return ("encryption", plain("none"), comment(f"{GAP}{why}"))
 
 
 def _kernel_rows(status: Status, row: object) -> None:
@@ -78,7 +85,8 @@ def _kernel_rows(status: Status, row: object) -> None:
     if image is None:
         row("kernel", comment(status.no_image))
         return
-    koff = f"KASLR moved it by {image.koff:#x}" if image.koff else "KASLR off, or symbols moved"
+    above = f"{image.koff:#x} above" if image.koff else "at"
+    moved = f"{above} its symbols' address"
     row(
         "kernel",
         name("_text"),
@@ -86,7 +94,7 @@ def _kernel_rows(status: Status, row: object) -> None:
         number(hex_va(image.va)),
         plain(" = "),
         number(hex_pa(image.pa)),
-        comment(f"  ({koff}; found by {image.how})"),
+        comment(f"  ({moved}; found by {image.how})"),
     )
     if status.phys_base is not None:
         row("phys_base", number(f"{status.phys_base:#x}"))
@@ -125,13 +133,15 @@ def _early_pmd_flags(status: Status) -> tuple[Span, ...]:
     else:
         spans.append(name(" ".join(flag for flag in entry.flags)))
     if status.encryption.bit.mask and not entry.c_bit:
-        spans.append(bad("  no ENC"))
+        # sme_early_init() sets it, in the middle of the stage on early_top_pgt.
+        early = status.stage.stage <= Stage.EARLY
+        spans.append(comment(f"{GAP}no ENC yet") if early else bad(f"{GAP}no ENC"))
     return tuple(spans)
 
 
 def _cr3(cpu: CpuStatus) -> tuple[Span, ...]:
     if cpu.cr3 is None:
-        return (comment("CR3 is not to be had from this target"),)
+        return _without_cr3(cpu)
     spans = [plain("CR3 "), number(hex_va(cpu.cr3.raw)), plain(GAP)]
     spans += [good("C") if cpu.cr3.c_bit else plain("-"), plain(GAP)]
     if cpu.table is not None:
@@ -143,6 +153,16 @@ def _cr3(cpu: CpuStatus) -> tuple[Span, ...]:
     if cpu.cr3.pcid:
         spans.append(plain(f"  PCID {cpu.cr3.pcid:#x}"))
     return tuple(spans)
+
+
+def _without_cr3(cpu: CpuStatus) -> tuple[Span, ...]:
+    none = comment("no CR3 from this target")
+    if cpu.kernels is None:
+        return (none,)
+    known = cpu.kernels
+    spans = [none, plain("; the kernel walks "), name(known.name), plain(" at ")]
+    spans.append(number(hex_pa(known.pa)))
+    return (*spans, comment(f", {known.detail}")) if known.detail else tuple(spans)
 
 
 def _registers(cpu: CpuStatus) -> tuple[Span, ...]:
@@ -226,4 +246,11 @@ def _cpu_payload(cpu: CpuStatus) -> dict[str, object]:
         "efer": hexadecimal(state.efer),
         "c_bit": cpu.cr3.c_bit if cpu.cr3 else None,
         "table": cpu.table,
+        "kernels_table": None
+        if cpu.kernels is None
+        else {
+            "name": cpu.kernels.name,
+            "pa": hexadecimal(cpu.kernels.pa),
+            "detail": cpu.kernels.detail or None,
+        },
     }

@@ -9,7 +9,7 @@ from gdb_sme.core.address import align_down, hex_pa, hex_va, size_text
 from gdb_sme.core.cbit import LOWEST_C_BIT
 from gdb_sme.core.entry import Entry
 from gdb_sme.core.walk import Mapping, Step
-from gdb_sme.linux.nonpresent import NonPresent, SwapLayout, decode_nonpresent
+from gdb_sme.linux.nonpresent import NonPresent
 from gdb_sme.render import nonpresent
 from gdb_sme.render.document import (
     GAP,
@@ -34,30 +34,16 @@ if TYPE_CHECKING:
 _INDEX = 2  # the column that is aligned to the right
 
 
-def text(result: Translation, swap: SwapLayout | None = None) -> Document:
-    """The address, a line a level, and the end: a mapping, a hole, or the trouble.
-
-    Args:
-        result: the walk and its surroundings.
-        swap: the kernel's special swap types, None when they are not known.
-    """
-    walk = result.walk
-    held = _held(result, swap)
+def text(result: Translation) -> Document:
+    """The address, a line a level, and the end: a mapping, a hole, or the trouble."""
+    walk, held = result.walk, result.nonpresent
     letter = "C" if all(step.entry.enc.set_is_encrypted for step in walk.steps) else "S"
     rows = [_head(letter), _root(result.root, letter)]
     rows += [_step(step, letter, held) for step in walk.steps]
     lines = [_title(result), *table(rows, right=frozenset({_INDEX}))]
     lines += [(comment(_repeated(step)),) for step in walk.steps if step.repeated]
-    lines.append(_end(result, held))
+    lines.append(_end(result))
     return Document(tuple(lines))
-
-
-def _held(result: Translation, swap: SwapLayout | None) -> NonPresent | None:
-    """What the last entry holds when it is not present."""
-    walk = result.walk
-    if walk.hole is None:
-        return None
-    return decode_nonpresent(walk.steps[-1].entry, walk.mode, swap)
 
 
 def _title(result: Translation) -> Line:
@@ -123,9 +109,9 @@ def _repeated(step: Step) -> str:
     )
 
 
-def _end(result: Translation, held: NonPresent | None) -> Line:
+def _end(result: Translation) -> Line:
     """The last line."""
-    walk = result.walk
+    walk, held = result.walk, result.nonpresent
     if walk.mapping is not None:
         return _mapping(result, walk.mapping, walk.steps[-1].entry)
     if walk.unreadable is not None:
@@ -174,7 +160,7 @@ def _mapping(result: Translation, mapping: Mapping, leaf: Entry) -> Line:
     return tuple(line)
 
 
-def payload(result: Translation, swap: SwapLayout | None = None) -> dict[str, object]:
+def payload(result: Translation) -> dict[str, object]:
     """The walk as JSON.
 
     Members: va, pa, encrypted, page_size (the last three null when nothing is mapped), permissions,
@@ -182,7 +168,7 @@ def payload(result: Translation, swap: SwapLayout | None = None) -> dict[str, ob
     ``"reserved"``, ``"unreadable"``), reserved, error, nonpresent, root, levels.
     """
     walk, mapping, root = result.walk, result.walk.mapping, result.root
-    held = _held(result, swap)
+    held = result.nonpresent
     rights = mapping.permissions if mapping else None
     return {
         "va": hex_va(walk.va),

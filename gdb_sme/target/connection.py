@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import gdb
 
 from gdb_sme.errors import TargetError
@@ -17,22 +19,51 @@ def require_stopped() -> gdb.Inferior:
         TargetError: with the reason and what to do.
     """
     inferior = gdb.selected_inferior()
-    thread = gdb.selected_thread()
+    try:
+        thread = gdb.selected_thread()
+    except SystemError as error:  # gdb's own: its thread list and its threads differ
+        raise TargetError(
+            f"gdb has lost the target's threads ({one_line(error)}), as after a disturbed line; "
+            "disconnect and connect again"
+        ) from error
+    # Asked first: gdb cannot even list the threads of a remote target that runs.
+    if thread is not None and thread.is_valid() and thread.is_running():
+        raise TargetError("the target is running; interrupt it first (Ctrl-C)")
     if not inferior.pid or not inferior.threads():
-        raise TargetError(NO_TARGET)
+        raise TargetError(_refused_dump() or NO_TARGET)
     if thread is None:
         raise TargetError("no CPU is selected; choose one with: thread 1")
     if not thread.is_valid():
         raise TargetError(NO_TARGET)
-    if any(each.is_running() for each in inferior.threads()):
-        raise TargetError("the target is running; interrupt it first (Ctrl-C)")
     architecture = inferior.architecture().name()
     if architecture != "i386:x86-64":
+        if inferior.connection is not None and inferior.connection.type == "core":
+            from gdb_sme.core.elf import NOT_LONG_MODE
+
+            raise TargetError(NOT_LONG_MODE)
         raise TargetError(
             f"the target's architecture is {architecture}, not i386:x86-64; "
             "for a 64-bit kernel try: set architecture i386:x86-64"
         )
     return inferior
+
+
+def _refused_dump() -> str | None:
+    """Why gdb could not open a dump named on its command line, None when that is not the case.
+
+    Of a kdump-compressed file gdb says "file format not recognized", and then has no target.
+    """
+    from gdb_sme.core.elf import CONVERTIBLE, not_elf
+
+    with open("/proc/self/cmdline", "rb") as stream:
+        arguments = stream.read().split(b"\0")[1:]
+    for path in arguments:
+        if os.path.isfile(path):
+            with open(path, "rb") as stream:
+                head = stream.read(16)
+            if head.startswith(CONVERTIBLE):
+                return f"{os.fsdecode(path)}: {not_elf(head)}"
+    return None
 
 
 def remote_connection() -> gdb.RemoteTargetConnection | None:

@@ -4,9 +4,11 @@
 The other end of the line, and what is said on it, is ``gdb_sme.harness.control``. Started by
 ``main(FILE)``, where FILE holds a plan as JSON:
 
-- ``control``: Unix socket of the harness; ``gdb_socket``: that of QEMU's stub,
+- ``control``: Unix socket of the harness; ``gdb_socket``: that of QEMU's stub, or of kgdb,
+- ``settings``: more of gdb's settings, for this connection,
 - ``plugin``: the extension's file; ``vmlinux``: symbols, or null,
-- ``emulate``: the command that makes the guest find SME or SEV, or null,
+- ``at_reset``: commands that prepare the boot, ``sme emulate`` and ``sme trace``,
+- ``kaslr``: whether the kernel may be anywhere, so that ``until`` is known at its entry only,
 - ``until``: ``"reset"``, ``"shell"`` (the harness stops the guest) or a location,
 - ``commands``: gdb commands to run at the stop, in order,
 - ``stdout``: descriptor to become standard output once the commands run, or null.
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import gdb
+
+from gdb_sme.errors import SmeError
 
 _QUIT = "Quit"
 """The text of gdb's own error for Ctrl-C."""
@@ -98,14 +102,19 @@ class _Driver:
         if plan["vmlinux"] is not None:
             gdb.execute(f"file {_quoted(plan['vmlinux'])}")
         gdb.execute(f"source {plan['plugin']}")
+        for setting in plan["settings"]:
+            gdb.execute(f"set {setting}")
         gdb.execute(f"target remote {plan['gdb_socket']}")
-        if plan["emulate"] is not None:
-            gdb.execute(plan["emulate"])
+        for command in plan["at_reset"]:
+            gdb.execute(command)
 
     def _go_to_stop(self) -> None:
         until = self._plan["until"]
         if until == "reset":
             return
+        if self._plan["kaslr"] and until != "shell" and not until.startswith("*"):
+            self._say("booting")
+            self._follow_kaslr()
         if until != "shell":
             # Internal: the user's own breakpoints are numbered from 1 on.
             self._breakpoint = gdb.Breakpoint(
@@ -124,6 +133,19 @@ class _Driver:
                 self._breakpoint.delete()
         if not gdb.selected_inferior().pid:
             raise gdb.error("the guest ended")
+
+    def _follow_kaslr(self) -> None:
+        """To the kernel's entry: only there is it known where its symbols are."""
+        from gdb_sme.target.entry import run_to_entry
+        from gdb_sme.target.relocate import move_symbols_to
+        from gdb_sme.target.session import SESSIONS
+
+        session = SESSIONS.current()
+        try:
+            image = run_to_entry(session.require_stub("--kaslr"), session.symbols)
+            move_symbols_to(image, session.symbols)
+        except SmeError as error:
+            raise gdb.error(str(error)) from error
 
     def _stopped(self, event: gdb.StopEvent) -> None:
         self._reached = (

@@ -22,10 +22,10 @@ from gdb_sme.linux.stage import Stage, boot_stage
 from gdb_sme.linux.symbols import find
 from gdb_sme.target.code import Instruction, function_instructions
 from gdb_sme.target.connection import one_line
-from gdb_sme.target.entry import EntryFinder
+from gdb_sme.target.entry import EntryFinder, at_identity
+from gdb_sme.target.kallsyms import KernelSymbols
 from gdb_sme.target.probe import Probe, register, set_register
 from gdb_sme.target.qemu import QemuPhysMemory
-from gdb_sme.target.symbols import GdbSymbols
 
 #: AMD APM volume 3, appendix E.4.17: CPUID Fn8000_001F.
 _SME, _SEV = 1 << 0, 1 << 1
@@ -107,7 +107,7 @@ class Emulation:
     """
 
     def __init__(
-        self, machine: Machine, memory: QemuPhysMemory, kernel: Kernel, symbols: GdbSymbols
+        self, machine: Machine, memory: QemuPhysMemory, kernel: Kernel, symbols: KernelSymbols
     ) -> None:
         self.machine = machine
         self.answers = 0
@@ -132,7 +132,7 @@ class Emulation:
         if boot_stage(kernel).stage >= Stage.IDENTITY:
             _require_before_sme_enable(kernel, symbols, sme_enable[1])
             assert kernel.image is not None
-            self._at_entry(kernel.image)
+            self._at_entry(at_identity(memory, symbols, kernel.image))
         else:
             self._finder = EntryFinder(memory, symbols, self._at_entry)
 
@@ -186,7 +186,7 @@ class Emulation:
         self.cancel()
 
 
-def _require_symbol(symbols: GdbSymbols, name: str) -> tuple[str, int]:
+def _require_symbol(symbols: KernelSymbols, name: str) -> tuple[str, int]:
     found = find(symbols, name)
     if found is None:
         raise EmulationError(
@@ -205,7 +205,7 @@ def _questions(name: str, address: int) -> tuple[Instruction, ...]:
     return tuple(each for each in code if each.mnemonic in ("cpuid", "rdmsr"))
 
 
-def _require_before_sme_enable(kernel: Kernel, symbols: GdbSymbols, sme_enable: int) -> None:
+def _require_before_sme_enable(kernel: Kernel, symbols: KernelSymbols, sme_enable: int) -> None:
     """Refuse when the kernel has decided already."""
     stage = boot_stage(kernel)
     image = kernel.image

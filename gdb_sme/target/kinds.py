@@ -13,8 +13,13 @@ import gdb
 
 from gdb_sme.core.ports import PhysMemory, Registers
 from gdb_sme.errors import TargetError
-from gdb_sme.target import qemu
+from gdb_sme.linux.directmap import DirectMapMemory
+from gdb_sme.linux.vmcoreinfo import Vmcoreinfo
+from gdb_sme.target import core, kgdb, qemu
+from gdb_sme.target.connection import monitor
+from gdb_sme.target.peer import peer_processes
 from gdb_sme.target.qemu import QemuPhysMemory
+from gdb_sme.target.ram import open_ram
 from gdb_sme.target.registers import GdbRegisters
 
 
@@ -28,6 +33,8 @@ class Target:
         memory: its physical memory.
         registers: its CPUs.
         stub: QEMU's stub, for what changes the guest; None for other kinds.
+        vmcoreinfo: a dump's VMCOREINFO note; None for other kinds.
+        virtual: its memory again, where it is read by virtual addresses; None for other kinds.
     """
 
     kind: str
@@ -35,6 +42,8 @@ class Target:
     memory: PhysMemory
     registers: Registers
     stub: QemuPhysMemory | None = None
+    vmcoreinfo: Vmcoreinfo | None = None
+    virtual: DirectMapMemory | None = None
 
 
 def _probe_qemu() -> Target | None:
@@ -43,11 +52,31 @@ def _probe_qemu() -> Target | None:
         return None
     connection = gdb.selected_inferior().connection
     title = f"QEMU's gdb stub at {connection.details if connection else 'nowhere'}"
-    return Target("qemu", title, stub, GdbRegisters(), stub)
+    memory = open_ram(stub, peer_processes(), monitor) or stub
+    return Target("qemu", title, memory, GdbRegisters(), stub)
+
+
+def _probe_core() -> Target | None:
+    dump = core.open_dump()
+    if dump is None:
+        return None
+    return Target("core", dump.title, dump.memory, dump.registers, vmcoreinfo=dump.vmcoreinfo)
+
+
+def _probe_kgdb() -> Target | None:
+    found = kgdb.connect()
+    if found is None:
+        return None
+    memory, registers = found
+    connection = gdb.selected_inferior().connection
+    title = f"kgdb at {connection.details if connection else 'nowhere'}"
+    return Target("kgdb", title, memory, registers, virtual=memory)
 
 
 PROBES: dict[str, Callable[[], Target | None]] = {
     "qemu": _probe_qemu,
+    "core": _probe_core,
+    "kgdb": _probe_kgdb,
 }
 
 

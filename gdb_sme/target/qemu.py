@@ -123,8 +123,18 @@ class QemuPhysMemory:
 
 
 def connect() -> QemuPhysMemory | None:
-    """Physical memory of the selected inferior, None when it is not behind QEMU's stub."""
+    """Physical memory of the selected inferior, None when it is not behind QEMU's stub.
+
+    Raises:
+        TargetError: it is a guest under real SEV, whose memory nobody outside can read.
+    """
     connection = remote_connection()
     if connection is None or not is_qemu(connection):
         return None
+    # hmp_info_sev() of QEMU's target/i386/sev.c, 7.2: "SEV is not enabled", or its state.
+    if "state: running" in monitor("info sev"):
+        raise TargetError(
+            "the guest's memory is encrypted (real SEV): QEMU sees ciphertext in its tables; "
+            "debug it from the inside, with kgdb"
+        )
     return QemuPhysMemory(connection)

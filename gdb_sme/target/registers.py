@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gdb
 
@@ -83,7 +84,7 @@ def _read(thread: gdb.InferiorThread) -> CpuState:
         frame = gdb.newest_frame()
         rip = read_register(frame, "rip")
         rflags = read_register(frame, "eflags")
-        optional = {name: read_register(frame, name) for name in _OPTIONAL}
+        optional: dict[str, Any] = {name: read_register(frame, name) for name in _OPTIONAL}
     except gdb.error as error:
         raise TargetError(
             f"cannot read the registers of CPU {_index(thread)} ({one_line(error)})"

@@ -12,10 +12,10 @@ from gdb_sme.errors import TargetError
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.target.connection import require_stopped
+from gdb_sme.target.kallsyms import KernelSymbols, SymbolChoice
 from gdb_sme.target.kinds import Target, find_target
 from gdb_sme.target.qemu import QemuPhysMemory
 from gdb_sme.target.settings import SETTINGS
-from gdb_sme.target.symbols import GdbSymbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class Session:
 
     Attributes:
         target: the target.
-        symbols: the symbol file.
+        symbols: the symbol file, or what stands in for it.
         kernel: the kernel as it stands now.
     """
 
     target: Target
-    symbols: GdbSymbols
+    symbols: KernelSymbols
     kernel: Kernel
 
     @property
@@ -43,6 +43,12 @@ class Session:
         Raises:
             TargetError: the target is of another kind.
         """
+        if self.target.kind == "kgdb":
+            raise TargetError(
+                f"{what} cannot be had over kgdb, which begins in setup_arch() at the earliest "
+                "(kgdboc_earlycon): sme_me_mask, early_pmd_flags and the first CR3 are written "
+                "before; stop and look from there on, or trace under QEMU"
+            )
         if self.target.stub is None:
             raise TargetError(
                 f"{what} needs QEMU's gdb stub, and this is {self.target.title}; "
@@ -71,9 +77,14 @@ class Sessions:
         self._session: Session | None = None
         self._target: tuple[object, Target] | None = None
         self._images: dict[object, KernelImage] = {}
+        self._symbols = SymbolChoice()
+        self._watching = False
 
-    def watch(self) -> None:
-        """Follow gdb's events from now on."""
+    def _watch(self) -> None:
+        """Follow gdb's events from the first session on."""
+        if self._watching:
+            return
+        self._watching = True
         events = gdb.events
         for registry in _CHANGES:
             getattr(events, registry).connect(self.forget)
@@ -89,6 +100,7 @@ class Sessions:
         self._session = None
         self._target = None
         self._images.clear()
+        self._symbols.forget()
 
     def current(self) -> Session:
         """The session of the present stop.
@@ -97,20 +109,30 @@ class Sessions:
             TargetError: no target, a running one, or one of the wrong kind.
         """
         require_stopped()
+        self._watch()
         if self._session is None:
             self._session = self._open()
         return self._session
 
     def _open(self) -> Session:
-        target, symbols = self._find_target(), GdbSymbols()
+        target = self._find_target()
+        virtual = target.virtual
+        if virtual is not None:
+            virtual.new_stop()
+        cpus = target.registers.cpus()
+        symbols = self._symbols.choose(target.memory, cpus, target.vmcoreinfo)
         key = gdb.selected_inferior().num
         known = self._images.get(key)
+        if virtual is not None:
+            known = virtual.image
         kernel = Kernel(
             target.memory,
             symbols,
-            target.registers.cpus(),
+            cpus,
             c_bit=SETTINGS.c_bit,
             hints=(known,) if known else (),
+            vmcoreinfo=target.vmcoreinfo,
+            virtual=virtual.read_virtual if virtual is not None else None,
         )
         if kernel.image is not None:
             self._images[key] = kernel.image

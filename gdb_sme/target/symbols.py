@@ -61,7 +61,7 @@ class GdbSymbols:
     def field(self, struct: str, path: str) -> Field | None:
         """See `gdb_sme.core.ports.Symbols.field`."""
         try:
-            current = gdb.lookup_type(f"struct {struct}").strip_typedefs()
+            current = _struct(struct)
             offset = 0
             for name in path.split("."):
                 found = _find(current, name)
@@ -73,12 +73,34 @@ class GdbSymbols:
             return None
         return Field(offset, int(current.sizeof))
 
+    def type_size(self, struct: str) -> int | None:
+        """See `gdb_sme.core.ports.Symbols.type_size`."""
+        try:
+            return int(_struct(struct).sizeof)
+        except gdb.error:
+            return None
+
     def enumerator(self, name: str) -> int | None:
         """See `gdb_sme.core.ports.Symbols.enumerator`."""
         try:
             return int(gdb.parse_and_eval(name))
         except gdb.error:
             return None
+
+
+def _struct(name: str) -> gdb.Type:
+    """The type ``struct NAME``.
+
+    Looked up among the types alone: where a variable has the same name, as pcpu_hot in 6.12,
+    gdb.lookup_type() reads the debug information of every file that declares it, ten seconds of
+    work.
+
+    Raises:
+        gdb.error: there is no such type.
+    """
+    symbol = gdb.lookup_static_symbol(name, gdb.SYMBOL_STRUCT_DOMAIN)
+    found = symbol.type if symbol is not None else None
+    return (found or gdb.lookup_type(f"struct {name}")).strip_typedefs()
 
 
 def _find(struct: gdb.Type, name: str) -> tuple[int, gdb.Type] | None:

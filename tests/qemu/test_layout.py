@@ -107,6 +107,14 @@ def test_a_view_that_shows_other_bytes_is_found_before_the_guest_runs() -> None:
             assert os.pread(machine.ram_fd, 4096, 0) == before
 
 
+def test_a_machine_with_ram_elsewhere_does_not_start() -> None:
+    config = machine_config(
+        "rfc-v2", "sme", memory="4G", qemu_args=("-machine", "max-ram-below-4g=2G")
+    )
+    with pytest.raises(BootError, match="this QEMU lays RAM out in another way"):
+        Machine(config)
+
+
 def test_nothing_runs_before_gdb_says_so() -> None:
     with Machine(machine_config("rfc-v2", "sme")) as machine:
         assert not machine.qmp.running()

@@ -121,7 +121,7 @@ def test_every_byte_of_ram_is_seen_again_at_the_c_bit(c_bit: int, memory: int) -
 
 
 def test_kernel_command_line_of_each_scheme() -> None:
-    base = "earlyprintk=serial,ttyS0,115200"
+    base = "earlyprintk=serial,ttyS0,115200 no_timer_check"
     own = "console=ttyS0 nokaslr quiet"
     assert kernel_command_line(config()) == f"{base} {own}"
     sev = kernel_command_line(config(encryption=Encryption.SEV, append="root=/dev/x  a"))

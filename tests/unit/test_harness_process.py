@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ PARENT = """
 import subprocess, sys
 from gdb_sme.harness.process import PrivateDirectory, tethered
 private = PrivateDirectory()
-child = subprocess.Popen(tethered(["sleep", "1000"]), start_new_session=True)
+child = subprocess.Popen(tethered(["sleep", "1000"]), stdout=2, start_new_session=True)
 print(child.pid, private.path, flush=True)
 sys.stdin.read()
 """
@@ -59,7 +60,9 @@ def test_a_killed_run_takes_its_children_along_and_the_next_one_cleans_up(base: 
     )
     assert parent.stdout is not None
     pid, left = parent.stdout.readline().split()
-    os.kill(int(pid), 0)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":
+        assert time.monotonic() < deadline, "the child did not start"
     with PrivateDirectory():
         assert Path(left).is_dir(), "a living run's directory was removed"
     parent.send_signal(signal.SIGKILL)

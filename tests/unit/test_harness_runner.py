@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gdb_sme.errors import UsageError
-from gdb_sme.harness.boot import check_stop, emulate_command
+from gdb_sme.harness.boot import at_reset, check_stop, emulate_command
 from gdb_sme.harness.images import Image
 from gdb_sme.harness.layout import GIB, Encryption, MachineConfig
 from gdb_sme.harness.runner import USAGE, main, parse_arguments
@@ -91,9 +91,11 @@ def test_a_function_needs_symbols() -> None:
         check_stop(MachineConfig(image(None)), "start_kernel")
 
 
-def test_a_function_cannot_be_found_at_reset_with_kaslr() -> None:
-    with pytest.raises(UsageError, match="not known at reset; use --until shell"):
-        check_stop(MachineConfig(image(Path("vm")), kaslr=True), "start_kernel")
+def test_the_trace_starts_at_reset_behind_the_emulation() -> None:
+    config = MachineConfig(image(None), encryption=Encryption.SME, c_bit=51)
+    assert at_reset(config, trace=True) == ["sme emulate sme --c-bit 51", "sme trace start"]
+    assert at_reset(config, trace=False) == ["sme emulate sme --c-bit 51"]
+    assert at_reset(MachineConfig(image(None)), trace=True) == ["sme trace start"]
 
 
 def test_the_emulation_is_asked_for_by_its_command() -> None:

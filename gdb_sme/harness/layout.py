@@ -172,9 +172,9 @@ def kernel_command_line(config: MachineConfig) -> str:
     """Return the kernel's command line: what the machine needs, the image's own, the user's last.
 
     ``earlyprintk`` shows a panic that comes before the console does. ``no_timer_check``: on a busy
-    machine TCG delivers timer ticks too late for the kernel's check, which then panics. ``acpi_no_memhotplug`` keeps
-    the kernel from taking the second view for new memory, which it does wherever ``1 << c_bit``
-    is below its MAXMEM (46 bits with 4-level, 52 with 5-level paging).
+    machine TCG delivers timer ticks too late for the kernel's check, which then panics.
+    ``acpi_no_memhotplug`` keeps the kernel from taking the second view for new memory, which it
+    does wherever ``1 << c_bit`` is below its MAXMEM (46 bits with 4-level, 52 with 5-level paging).
     """
     words = ["console=ttyS0", "earlyprintk=serial,ttyS0,115200", "no_timer_check"]
     if not config.kaslr:

@@ -59,7 +59,10 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w") as terminal:
         with Progress(terminal).step(title, 2) as to:
             to(1)
-        drawn = screen.read(65536).decode()
+        terminal.flush()
+        drawn = ""
+        while not drawn.endswith("\n"):  # a terminal gives what it has, in pieces
+            drawn += screen.read(65536).decode()
     first, half, last, *_ = drawn.split("\r\x1b[K")[1:]
     assert first.endswith(f"[{'.' * 24}]   0 %")
     assert half.endswith(f"[{'#' * 12}{'.' * 12}]  50 %")

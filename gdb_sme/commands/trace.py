@@ -101,6 +101,7 @@ class Traces:
         session = SESSIONS.current()
         if self._tracer is None:
             gdb.events.new_objfile.connect(self._symbols_changed)
+            gdb.events.memory_changed.connect(self._memory_changed)
         self._tracer = Tracer(
             session.require_stub("the trace"),
             session.kernel,
@@ -111,6 +112,10 @@ class Traces:
     def _symbols_changed(self, _event: object) -> None:
         if self._tracer is not None:
             self._tracer.symbols_changed()
+
+    def _memory_changed(self, _event: object) -> None:
+        if self._tracer is not None:
+            self._tracer.memory_changed()
 
     def disconnected(self, _event: object = None) -> None:
         """Keep what was recorded when the target is gone."""

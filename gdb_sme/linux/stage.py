@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from gdb_sme.core.cr3 import CpuState
+from gdb_sme.core.entry import PRESENT
 from gdb_sme.errors import ReadError
 from gdb_sme.linux.image import START_KERNEL_MAP
 from gdb_sme.linux.kernel import Kernel
@@ -119,15 +120,23 @@ def direct_map_taken_over(kernel: Kernel, cpu: CpuState) -> bool:
 
 
 def _in_init_top_pgt(kernel: Kernel, cpu: CpuState, va: int) -> bool:
-    """Whether the entry of init_top_pgt for ``va`` is present."""
+    """Whether init_top_pgt maps ``va`` by a table that the kernel made.
+
+    With CONFIG_PVH or CONFIG_XEN_PV it is linked with an entry for the direct map, to
+    level3_ident_pgt, which x86_64_start_kernel() clears (head_64.S and head64.c, 6.1 and 6.12).
+    """
     root = kernel.pa_of("init_top_pgt")
     if root is None:
         return False
-    index = cpu.mode.levels[0].index(va)
     try:
-        return bool(kernel.memory.read(root + 8 * index, 1)[0] & 1)
+        data = kernel.memory.read(root + 8 * cpu.mode.levels[0].index(va), 8)
     except ReadError:
         return False
+    raw = int.from_bytes(data, "little")
+    linked = kernel.symbol("level3_ident_pgt")
+    if linked is not None and kernel.table_enc.address(raw) == linked[1] - START_KERNEL_MAP:
+        return False
+    return bool(raw & PRESENT)
 
 
 def on_early_tables(kernel: Kernel) -> bool:

@@ -93,9 +93,6 @@ class SymbolTable:
 
     def _offsets(self, wanted: bytes) -> Iterator[int]:
         """Where the string is: by itself, or, linkers save space, as the end of a longer one."""
-        alone = self._strings.find(b"\0" + wanted) + 1
-        if alone and alone in self._named:
-            yield alone
         at = self._strings.find(wanted)
         while at >= 0:
             if at in self._named:

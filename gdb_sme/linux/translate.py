@@ -94,10 +94,13 @@ def translate(kernel: Kernel, va: int, cpu: CpuState, root: Root) -> Translation
 
 
 def _nearest_symbol(kernel: Kernel, va: int) -> str | None:
-    """``init_top_pgt+0x8``; None in user space, where the kernel's per-CPU symbols would show."""
-    if not va >> 63:
+    """``init_top_pgt+0x8``; None where the symbols are not known to be the running kernel's.
+
+    None in user space too: the kernel's per-CPU symbols are at addresses there.
+    """
+    if kernel.image is None or not va >> 63:
         return None
-    nearest = kernel.symbols.nearest(va - kernel.image.koff if kernel.image else va)
+    nearest = kernel.symbols.nearest(va - kernel.image.koff)
     if nearest is None:
         return None
     return f"{nearest[0]}+{nearest[1]:#x}" if nearest[1] else nearest[0]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import gdb
 
+#: The opcode of MOV to a control register (AMD APM volume 3).
+_MOV_TO_CR = b"\x0f\x22"
+
 #: No function that is looked at is longer, in bytes.
 _LONGEST = 1 << 16
 
@@ -84,10 +87,18 @@ def function_instructions(address: int) -> tuple[Instruction, ...]:
     return instructions(*bounds) if bounds else ()
 
 
+def _bytes(start: int, end: int) -> bytes:
+    with _code_from_file():
+        return bytes(gdb.selected_inferior().read_memory(start, end - start))
+
+
 def cr3_loads(address: int) -> dict[int, str]:
     """Address and source register of every instruction that loads CR3 in the function there."""
+    bounds = function_bounds(address)
+    if bounds is None or _MOV_TO_CR not in _bytes(*bounds):
+        return {}
     return {
         each.address: each.operands.split(",")[0].strip().lstrip("%")
-        for each in function_instructions(address)
+        for each in instructions(*bounds)
         if each.mnemonic.startswith("mov") and each.operands.endswith(",%cr3")
     }

@@ -114,6 +114,13 @@ class FollowedKernel(Kernel):
     ) -> None:
         super().__init__(memory, symbols, (cpu,))
         self._place = image
+        self._read: dict[str, int | None] = {}
+
+    def read_symbol(self, name: str, size: int | None = None) -> int | None:
+        """Unsigned value of variable ``name``, read once at this stop."""
+        if name not in self._read:
+            self._read[name] = super().read_symbol(name, size)
+        return self._read[name]
 
     @cached_property
     def image(self) -> KernelImage | None:

@@ -16,6 +16,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from gdb_sme.core.address import PAGE_SIZE, align_down
@@ -115,14 +117,17 @@ def open_ram(
         processes: ids of processes, one of which may be QEMU.
         monitor: runs a command of QEMU's monitor and returns its output.
     """
-    wanted = tuple(part for each in stub.ram for part in _without(each, _SHADOWED))
-    try:
-        hosts = {each.start: _host_address(monitor, each.start) for each in wanted}
-    except TargetError:
-        return None  # no monitor, or one without gpa2hva (before QEMU 2.10)
+    wanted = tuple(part for each in stub.ram for part in _pieces(each))
+
+    @cache
+    def host_address(pa: int) -> int | None:
+        match = _HOST_ADDRESS.search(monitor(f"gpa2hva {pa:#x}"))
+        return int(match[1], 16) if match else None
+
     for pid in processes:
-        with suppress(OSError, ReadError):
-            segments = tuple(_segments(pid, wanted, hosts, stub))
+        # TargetError: no monitor, or one without gpa2hva (before QEMU 2.10).
+        with suppress(OSError, ReadError, TargetError):
+            segments = tuple(_segments(pid, wanted, host_address, stub))
             if segments:
                 paths = sorted({path for _, path in segments})
                 name = f"QEMU's memory (process {pid}, {', '.join(paths)})"
@@ -130,16 +135,48 @@ def open_ram(
     return None
 
 
-def _without(whole: Range, hole: Range) -> Iterator[Range]:
-    if whole.start < min(whole.end, hole.start):
-        yield Range(whole.start, min(whole.end, hole.start))
-    if max(whole.start, hole.end) < whole.end:
-        yield Range(max(whole.start, hole.end), whole.end)
+def _pieces(whole: Range) -> Iterator[Range]:
+    """``whole`` without what the chipset shadows, cut where firmware ends and high RAM begins."""
+    edges = (0, _SHADOWED.start, _SHADOWED.end, 1 << 32, 1 << 64)
+    for first, last in pairwise(edges):
+        start, end = max(whole.start, first), min(whole.end, last)
+        if start < end and first != _SHADOWED.start:
+            yield Range(start, end)
 
 
-def _host_address(monitor: Callable[[str], str], pa: int) -> int | None:
-    match = _HOST_ADDRESS.search(monitor(f"gpa2hva {pa:#x}"))
-    return int(match[1], 16) if match else None
+def _segments(
+    pid: int,
+    wanted: tuple[Range, ...],
+    host_address: Callable[[int], int | None],
+    stub: PhysMemory,
+) -> Iterator[tuple[Segment, str]]:
+    """The parts of ``wanted`` that process ``pid`` has in files, checked, with the file's name.
+
+    Raises:
+        OSError: the process is gone, or not to be looked into.
+        ReadError: the stub cannot read what it calls RAM.
+        TargetError: QEMU does not tell where memory is.
+    """
+    mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
+    opened: dict[tuple[int, int, int], mmap.mmap | None] = {}
+    for each in wanted:
+        start = each.start
+        while start < each.end:
+            host = host_address(start)
+            behind = next((m for m in mappings if host and m.start <= host < m.end), None)
+            if host is None or behind is None:
+                break
+            # Where one file ends another may follow: several backends side by side.
+            part = Range(start, min(each.end, start + behind.end - host))
+            start = part.end
+            if behind.identity not in opened:
+                opened[behind.identity] = _map_file(pid, behind.identity)
+            content = opened[behind.identity]
+            offset = host - behind.start + behind.offset
+            if content is not None and offset + part.size <= len(content):
+                segment = Segment(part, offset, content)
+                if _agrees(segment, stub):
+                    yield segment, behind.path
 
 
 def parse_maps(text: str) -> tuple[FileMapping, ...]:
@@ -152,35 +189,6 @@ def parse_maps(text: str) -> tuple[FileMapping, ...]:
         start, end, offset, major, minor = (int(match[n], 16) for n in (1, 2, 4, 5, 6))
         found.append(FileMapping(start, end, offset, (major, minor, int(match[7])), match[8]))
     return tuple(found)
-
-
-def _segments(
-    pid: int, wanted: tuple[Range, ...], hosts: dict[int, int | None], stub: PhysMemory
-) -> Iterator[tuple[Segment, str]]:
-    """The parts of ``wanted`` that process ``pid`` has in files, checked, with the file's name.
-
-    Raises:
-        OSError: the process is gone, or not to be looked into.
-        ReadError: the stub cannot read what it calls RAM.
-    """
-    mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
-    opened: dict[tuple[int, int, int], mmap.mmap | None] = {}
-    for each in wanted:
-        host = hosts[each.start]
-        behind = None if host is None else next(
-            (m for m in mappings if m.start <= host and host + each.size <= m.end), None
-        )  # fmt: skip
-        if host is None or behind is None:
-            continue
-        if behind.identity not in opened:
-            opened[behind.identity] = _map_file(pid, behind.identity)
-        content = opened[behind.identity]
-        offset = host - behind.start + behind.offset
-        if content is None or offset + each.size > len(content):
-            continue
-        segment = Segment(each, offset, content)
-        if _agrees(segment, stub):
-            yield segment, behind.path
 
 
 def _map_file(pid: int, identity: tuple[int, int, int]) -> mmap.mmap | None:

@@ -152,6 +152,8 @@ class Tracer:
         self._copy = Range(0, 0)
         self._virtual = False
         self._stale = False
+        self._changed = False
+        self._loads: dict[str, dict[int, str]] = {}
         self._init_took_over = False
         self._protection_watch: Watch | None = None
         self._finder: EntryFinder | None = None
@@ -161,6 +163,7 @@ class Tracer:
         stage = boot_stage(kernel)
         if stage.stage < Stage.IDENTITY or kernel.image is None:
             self._finder = EntryFinder(memory, self._symbols, self._guarded(self._at_entry))
+            self._look_up()
             return
         startup = find(self._symbols, "startup_64")
         at_entry = startup is not None and kernel.cpus[0].rip == kernel.image.pa_of(startup[1])
@@ -207,6 +210,10 @@ class Tracer:
         """The symbol file is being loaded anew; where to, gdb knows when it is done."""
         self._stale = True
 
+    def memory_changed(self) -> None:
+        """The person wrote to memory: what was written is noticed at the next event."""
+        self._changed = True
+
     def _refresh(self) -> None:
         if not self._stale:
             return
@@ -224,17 +231,26 @@ class Tracer:
     # -- arming ----------------------------------------------------------------------------------
 
     def _end_at(self, until: str | None) -> tuple[int, ...]:
-        """The debugger's addresses of the location at which the trace ends."""
+        """Where the trace ends: distances from _text, since the symbols may move."""
+        text = self._symbols.address("_text") or 0
         if until is None:
             found = find(self._symbols, DEFAULT_UNTIL)
-            return (found[1],) if found else ()
+            return (found[1] - text,) if found else ()
         try:
             rest, places = gdb.decode_line(until)
         except gdb.error as error:
             raise TargetError(f"--until {until}: {one_line(error)}") from error
         if rest or not places:
             raise TargetError(f"--until {until}: {rest or until!r} is no location")
-        return tuple(place.pc for place in places)
+        return tuple(place.pc - text for place in places)
+
+    def _look_up(self) -> None:
+        """Ask for all symbols and code now, while the person waits anyway, and not in the boot."""
+        others = ("sme_encrypt_execute", "__enc_copy", "early_fixup_exception", "protection_map")
+        for name in (*WATCHED, *OLD_NAMES, *_IDENTITY_MOMENTS, *_MOMENTS, *_FIXED_UP, *others):
+            find(self._symbols, name)
+            self._symbols.size(name)
+        self._cr3_loads(_LOADERS)
 
     def _guarded(self, on_hit: Callable[..., None]) -> Callable[..., None]:
         """``on_hit``, with what keeps it from recording an event as a note instead of an error."""
@@ -269,10 +285,6 @@ class Tracer:
         else:
             self._read_tables(kernel)
             self._go_identity()
-        for address in self._until:
-            self._at(image.va_of(address), self._at_until)
-            if stage <= Stage.IDENTITY:
-                self._at(image.pa_of(address), self._at_until, self._identity)
         self._at(BZIMAGE_ENTRY_64, self._at_reset)
 
     def _go_identity(self) -> None:
@@ -288,6 +300,7 @@ class Tracer:
         for address, source in self._cr3_loads(_IDENTITY_LOADERS).items():
             self._at(image.pa_of(address), partial(self._at_cr3_load, source), self._identity)
         self._at_function("x86_64_start_kernel", image.va_of, self._start_kernel)
+        self._arm_end(image.pa_of, self._identity)
 
     def _go_virtual(self, kernel: Kernel) -> None:
         """Set what sees the code that runs at virtual addresses."""
@@ -316,6 +329,13 @@ class Tracer:
                 self._at(va_of(address), partial(self._at_cr3_load, source))
         if not loads:
             self._notes.append("no function that loads CR3 was found: loads cannot be seen")
+        self._arm_end(va_of, self._probes)
+
+    def _arm_end(self, at: Callable[[int], int], keep: list[Silent]) -> None:
+        """Last, so that a moment at the same place is recorded before."""
+        for distance in self._until:
+            assert self._image is not None
+            self._at(at(self._image.text + distance), self._at_until, keep)
 
     def _at(
         self, address: int, on_hit: Callable[[], None], keep: list[Silent] | None = None
@@ -345,8 +365,12 @@ class Tracer:
         loads: dict[int, str] = {}
         for name in names:
             found = find(self._symbols, name)
-            if found is not None:
-                loads |= cr3_loads(found[1])
+            if found is None:
+                continue
+            start = found[1]
+            if name not in self._loads:  # by distance from the start: the symbols may move
+                self._loads[name] = {at - start: by for at, by in cr3_loads(start).items()}
+            loads |= {start + at: by for at, by in self._loads[name].items()}
         return loads
 
     def _watch(self, at: Callable[[int], int], keep: list[Silent]) -> None:
@@ -407,9 +431,10 @@ class Tracer:
 
     def _add(self, kernel: Kernel, event: Event) -> None:
         """Keep an event, behind the writes that nobody saw until now."""
-        with self._memory.batch():
-            for name in self._values:
-                self._compare(kernel, event.place, name, noticed=True)
+        # Watchpoints see what the guest writes, but not what the person does.
+        changed, self._changed = self._changed, False
+        for name in self._values if changed else self._unwatched:
+            self._compare(kernel, event.place, name, noticed=True)
         self._append(replace(event, number=len(self._events) + 1))
 
     def _append(self, event: Event) -> None:
@@ -555,6 +580,12 @@ class Tracer:
         self._copy = Range(register("rcx") + _ENC_COPY_OFFSET, register("rcx") + _WORKAREA_COPY_END)
         for address, source in cr3_loads(found[1]).items():
             self._once_at_cr3_load(self._copy.start + address - found[1], source)
+        # It copies the kernel onto itself byte by byte: a stop for each byte that is watched. From
+        # here to the watchpoints at virtual addresses nothing writes the variables; if something
+        # did, it would be noticed at the next event.
+        for probe in [probe for probe in self._identity if isinstance(probe, Watch)]:
+            self._drop(probe)
+        self._changed = True
 
     def _once_at_cr3_load(self, address: int, source: str) -> None:
         def on_hit() -> None:

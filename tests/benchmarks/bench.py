@@ -22,6 +22,7 @@ from gdb_sme.harness.pytest_plugin import machine_config
 _ROOT = Path(__file__).resolve().parents[2]
 _TABLE = 4096
 _MIB = 1 << 20
+_MONITOR = 600.0  # seconds: a million lines of `info tlb` take QEMU that long on a busy machine
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one case."""
     config = machine_config(case.image, case.encryption, case.memory, la57=case.la57)
     with Session(config, "shell") as session:
+        session.machine.qmp.timeout = _MONITOR
         if case.added:
             mask = 0 if case.encryption == "none" else 1 << config.c_bit
             levels = 5 if case.la57 else 4
@@ -110,7 +112,9 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                 continue  # QEMU 7.2 takes 19 s there and prints nothing
             found["socket"][command] = _hmp(session, command, options.seconds)
         ours = ["sme dump", "sme dump --json"] if not case.scattered else ["sme dump --json"]
-        found |= _inside(session, ["monitor info tlb", *ours], options, ours=True)
+        # Not `monitor info tlb` in gdb: over a Unix socket gdb's acknowledgements of that many
+        # packets fill QEMU's receive queue while QEMU still sends, and both wait for ever.
+        found |= _inside(session, ours, options, ours=True)
         for name, load, command in (
             ("gdb-pt-dump", options.pt, "pt"),
             ("pwndbg", options.pwndbg, "vmmap"),
@@ -169,10 +173,8 @@ def report(case: Case, found: dict[str, Any]) -> str:
     lines += [_row(f"`{name}` on QEMU's socket", each) for name, each in found["socket"].items()]
     scan = fast["scan"]["best"]
     ratios = [f"scan / reading {scan / fast['read only']['best']:.1f}"]
-    tlb = found["commands"]["monitor info tlb"]
-    for name, each in (("info tlb in gdb", tlb), *found["socket"].items()):
-        if "best" in each:
-            ratios.append(f"{name} / scan {each['best'] / scan:.1f}")
+    for name, each in found["socket"].items():
+        ratios.append(f"{name} / scan {each['best'] / scan:.1f}")
     for name in ("gdb-pt-dump", "pwndbg"):
         peer, dump = found["commands"].get(name), found["commands"].get("sme dump")
         if peer and "best" in peer:

@@ -141,6 +141,7 @@ def test_symbols_of_another_kernel(running: Session) -> None:
         # No value of the wrong symbols' is believed.
         assert found["sme_me_mask"] is None
         assert found["early_pmd_flags"] is None
+        assert json.loads(running.gdb.execute("sme pte --json $rsp"))["symbol"] is None
     finally:
         running.gdb.execute(f"file {own.vmlinux}")
     assert json.loads(running.gdb.execute("sme cr3 --json"))["passed"]

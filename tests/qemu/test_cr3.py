@@ -138,11 +138,11 @@ def test_on_the_way_to_early_top_pgt(boot: OwnSessions) -> None:
     run_to(f"*{pa_of(session, 'sme_encrypt_execute'):#x}")
     # RCX: the workarea, where a copy of __enc_copy lies behind a page of stack; 16 bytes on, past
     # the load of CR3 with the workarea's tables (arch/x86/mm/mem_encrypt_boot.S).
-    copy = gdb.evaluate("$rcx") + 0x1000 + 16
+    copy, pgd = gdb.evaluate("$rcx") + 0x1000 + 16, gdb.evaluate("$r8")
     workarea = run_to(f"*{copy:#x}")
     assert workarea["table"] == "sme_workarea"
     assert verdicts(workarea) == ("ok", "by design")
-    assert int(workarea["cr3"], 16) == gdb.evaluate("$r8") == gdb.evaluate("$cr3 & ~0")
+    assert int(workarea["cr3"], 16) == pgd == gdb.evaluate("$cr3 & ~0")
 
     start = run_to("x86_64_start_kernel")
     assert (start["table"], start["passed"]) == ("early_top_pgt", True)

@@ -148,6 +148,7 @@ def test_identify_after_boot() -> None:
         (0xFFFFFFFFFF600000, False, "vsyscall"),
         (0xFFFF800000000000, False, None),
         (0xFFA0000000001000, True, "vmalloc"),
+        (0xFFD1000000000000, True, "vmalloc"),
         (0xFFD4000000001000, True, "vmemmap"),
     ],
 )

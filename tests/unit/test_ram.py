@@ -121,6 +121,40 @@ def test_a_file_that_is_not_what_the_stub_says_is_not_used(child: Child) -> None
     assert "checked" in found.name
 
 
+def test_firmware_next_to_ram_above_4_gib_does_not_hide_it(child: Child) -> None:
+    # QEMU's monitor shows ROM that ends at 4 GiB and RAM that begins there as one range.
+    ram = b"".join(map(content, range(512)))
+    fake = FakePhys({(1 << 32) - 4096: b"ROM".ljust(4096) + ram})
+
+    def monitor(command: str) -> str:
+        offset = int(command.split()[1], 16) - (1 << 32)
+        return f"Host virtual address for it is {child.address + offset if offset >= 0 else 1:#x}"
+
+    found = open_ram(fake, iter([child.pid]), monitor)
+    assert found is not None
+    fake.reads.clear()
+    assert found.read((1 << 32) + 0x5000, 4096) == content(5)
+    assert fake.reads == []
+    assert found.read((1 << 32) - 4096, 3) == b"ROM"
+
+
+def test_two_files_side_by_side_are_both_found(child: Child) -> None:
+    # In one range of RAM, the second half of the child's file comes before the first.
+    halves = [b"".join(map(content, range(first, first + 512))) for first in (512, 0)]
+    fake = FakePhys({1 << 33: b"".join(halves)})
+
+    def monitor(command: str) -> str:
+        offset = int(command.split()[1], 16) - (1 << 33)
+        return f"Host virtual address for it is {child.address + (offset + 2 * MIB) % (4 * MIB):#x}"
+
+    found = open_ram(fake, iter([child.pid]), monitor)
+    assert found is not None
+    fake.reads.clear()
+    assert found.read(1 << 33, 4096) == content(512)
+    assert found.read((1 << 33) + 2 * MIB, 4096) == content(0)
+    assert fake.reads == []
+
+
 def test_a_private_mapping_is_not_used(private_child: Child) -> None:
     assert open_ram(stub(), iter([private_child.pid]), private_child.monitor) is None
 

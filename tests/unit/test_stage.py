@@ -6,7 +6,7 @@ import pytest
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import Stage, boot_stage, direct_map_taken_over, page_offset_base
 from tests.unit.boot_kernel import EARLY_PGD, IDENTITY_PGD, LOW, WORKAREA, Booting
-from tests.unit.fake_kernel import DIRECT, INIT_PGD, C
+from tests.unit.fake_kernel import DIRECT, INIT_PGD, TEXT, C
 
 
 def stage(machine: Booting, *, place: bool = True) -> tuple[Stage, str]:
@@ -115,6 +115,16 @@ def test_page_offset_base_without_the_variable(cr4: int, since: int, before: int
     machine.put(INIT_PGD + 8 * level.index(since), 0x1234063 | C)
     assert page_offset_base(kernel, cpu) == since
     assert direct_map_taken_over(kernel, cpu)
+
+
+def test_the_entry_that_init_top_pgt_is_linked_with_is_no_direct_map() -> None:
+    machine = Booting()
+    machine.symbols._addresses["level3_ident_pgt"] = TEXT + 0x2E000
+    machine.put(machine.entry(DIRECT, 1), 0x102E063)
+    kernel = machine.kernel()
+    assert not direct_map_taken_over(kernel, kernel.cpus[0])
+    machine.put(machine.entry(DIRECT, 1), 0x102F063)
+    assert direct_map_taken_over(kernel, kernel.cpus[0])
 
 
 def test_str() -> None:

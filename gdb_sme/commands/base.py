@@ -197,7 +197,8 @@ def evaluate(words: list[str] | str) -> int:
         value = gdb.parse_and_eval(expression)
         return as_address(value)
     except (gdb.error, ValueError, OverflowError) as error:
-        known = _untyped_address(expression)
+        # A stripped vmlinux has symbols without types: there a table's name is its address.
+        known = _untyped_address(expression, stripped="unknown type" in str(error))
         if known is not None:
             return known
         raise UsageError(
@@ -206,8 +207,14 @@ def evaluate(words: list[str] | str) -> int:
         ) from error
 
 
-def _untyped_address(expression: str) -> int | None:
-    """Address of ``NAME``, ``&NAME`` or with ``+OFFSET``, by symbols that gdb does not have."""
+def _untyped_address(expression: str, stripped: bool) -> int | None:
+    """Address of ``NAME``, ``&NAME`` or with ``+OFFSET`` in bytes, by symbols without types.
+
+    Args:
+        expression: what gdb could not evaluate.
+        stripped: whether gdb has the symbol, without its type; else only symbols that gdb does not
+            have are looked at.
+    """
     from gdb_sme.linux.untyped import UntypedSymbols
     from gdb_sme.target.session import SESSIONS
 
@@ -216,7 +223,7 @@ def _untyped_address(expression: str) -> int | None:
     except TargetError:
         return None
     match = re.fullmatch(r"&?(\w+)(?:\s*\+\s*(0x[0-9a-f]+|\d+))?", expression.strip())
-    if match is None or not isinstance(symbols, UntypedSymbols):
+    if match is None or not (stripped or isinstance(symbols, UntypedSymbols)):
         return None
     address = symbols.address(match[1])
     return None if address is None else address + int(match[2] or "0", 0)

@@ -133,11 +133,16 @@ def check_cr3(kernel: Kernel, expect: str | None = None) -> Cr3Report:
             "--expect the value is shown that the kernel would have loaded"
         )
     wanted = None if expect is None else _expected_table(kernel, expect)
-    if kernel.image is None and any(c.paging and c.rip >> 63 for c in kernel.cpus):
+    if kernel.image is None and any(c.paging and _kernel_runs(c) for c in kernel.cpus):
         raise SymbolError(missing_image(kernel))
     stage = boot_stage(kernel)
     checks = tuple(_check_cpu(kernel, cpu, stage.stage, wanted) for cpu in kernel.cpus)
     return Cr3Report(kernel.enc.mask, str(stage), checks)
+
+
+def _kernel_runs(cpu: CpuState) -> bool:
+    """Whether ``cpu`` is past the identity addresses, so that some kernel has loaded CR3."""
+    return cpu.user_mode or cpu.rip >> 63 != 0
 
 
 def missing_image(kernel: Kernel) -> str:
@@ -217,7 +222,7 @@ def _without_cr3(kernel: Kernel, cpu: CpuState) -> CpuCheck:
 
 def _expected_here(kernel: Kernel, cpu: CpuState, stage: Stage) -> Table | None:
     """The table that the kernel would have loaded on ``cpu`` at this stage, None for any."""
-    if (not cpu.rip >> 63 and not cpu.user_mode) or stage < Stage.EARLY:
+    if not _kernel_runs(cpu) or stage < Stage.EARLY:
         return None
     # CR3 itself is what is to be judged: until user space the tables say how far the boot is.
     if stage < Stage.RUNNING and not direct_map_taken_over(kernel, cpu):

@@ -24,6 +24,8 @@ class Silent(gdb.Breakpoint):
 
     #: How many `stop`s are running now, in which gdb allows no breakpoint to be deleted.
     _stopping = 0
+    #: All that are set.
+    _set: ClassVar[list[Silent]] = []
     #: Retired within a `stop`: disabled, to be deleted when the target next stands still.
     _retired_in_stop: ClassVar[list[Silent]] = []
 
@@ -32,27 +34,54 @@ class Silent(gdb.Breakpoint):
         self.silent = True
         self._on_hit = on_hit
         self._retired = False
+        self._answered: tuple[int, ...] = ()
+        if not Silent._set:
+            gdb.events.stop.connect(Silent.answer_missed)
+        Silent._set.append(self)
 
     def stop(self) -> bool:
         """Called by gdb at a hit."""
         if self._retired:
             return False
         Silent._stopping += 1
-        stand = False
         try:
             with _uninterrupted():
-                stand = bool(self._on_hit())
+                return self._answer()
         except KeyboardInterrupt:
-            stand = True
+            return True
         finally:
             Silent._stopping -= 1
+
+    def _answer(self) -> bool:
+        stand = bool(self._on_hit())
+        self._answered = _state()
         return stand
+
+    def hit(self, event: gdb.StopEvent) -> bool:
+        """Whether the target stands where this breakpoint is due, by gdb's stop event."""
+        return isinstance(event, gdb.BreakpointEvent) and self in event.breakpoints
+
+    @classmethod
+    def answer_missed(cls, event: gdb.StopEvent) -> None:
+        """For gdb's stop event: answer the hit at which the target stands, if nobody has.
+
+        A Ctrl-C can come before the first instruction of `stop`, and gdb takes that for a stop.
+        With the registers of the last answer the target has not moved since.
+        """
+        for probe in [each for each in cls._set if each.is_valid() and each.hit(event)]:
+            if probe._answered != _state():
+                probe._answer()
 
     def retire(self) -> None:
         """Delete now, or, from within any `stop`, disable now and delete at the next real stop."""
-        if self._retired or not self.is_valid():
+        if self._retired:
             return
         self._retired = True
+        Silent._set.remove(self)
+        if not Silent._set:
+            gdb.events.stop.disconnect(Silent.answer_missed)
+        if not self.is_valid():
+            return
         if Silent._stopping:
             self.enabled = False
             Silent._retired_in_stop.append(self)
@@ -71,8 +100,10 @@ class Silent(gdb.Breakpoint):
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Put a Ctrl-C off until the block is done: half an event would be lost."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # It also raises what is pending already: behind `before`, and inside the try.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -91,6 +122,23 @@ class Probe(Silent):
 
     def __init__(self, address: int, on_hit: Callable[[], bool | None]) -> None:
         super().__init__(f"*{address:#x}", on_hit, type=gdb.BP_HARDWARE_BREAKPOINT)
+        self._address = address
+
+    def hit(self, event: gdb.StopEvent) -> bool:
+        """Also where a signal stopped the target right at the address.
+
+        gdb does not count that as a hit, and steps over the breakpoint when it goes on.
+        """
+        if isinstance(event, gdb.SignalEvent):
+            return register("rip") == self._address
+        return super().hit(event)
+
+
+_STATE = ("rip", "rsp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8")
+
+
+def _state() -> tuple[int, ...]:
+    return tuple(register(name) for name in _STATE)
 
 
 def register(name: str) -> int:

@@ -210,11 +210,12 @@ def test_own_breakpoints_at_the_same_places(session: Session, reference: dict[st
     assert what(shown(session)) == what(reference)
 
 
-def test_ctrl_c_loses_nothing(boot: OwnSessions, reference: dict[str, Any]) -> None:
+@pytest.mark.parametrize("seed", [8, 12, 18, 39])
+def test_ctrl_c_loses_nothing(boot: OwnSessions, reference: dict[str, Any], seed: int) -> None:
     session = boot(IMAGE, "sme", memory="128M")
     session.gdb.execute("sme trace start --quiet --until cpu_startup_entry")
     session.gdb.execute("hbreak cpu_startup_entry")
-    chance = random.Random(7)
+    chance = random.Random(seed)
     stops = 0
     while session.gdb.evaluate("$rip") != session.gdb.evaluate("cpu_startup_entry"):
         going = session.gdb.begin("continue")

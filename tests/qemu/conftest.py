@@ -17,12 +17,15 @@ from gdb_sme.harness.pytest_plugin import boot, booted
 
 __all__ = ["Runner", "boot", "booted", "runner"]
 
-SME_DEBUG = Path(__file__).resolve().parents[2] / "scripts" / "sme-debug"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DEADLINE = 240.0
 
 
 class Runner:
-    """Runs scripts/sme-debug; knows every process of the run by a word in its environment."""
+    """Runs scripts/sme-debug, or another script.
+
+    It knows every process of the run by a word in its environment.
+    """
 
     def __init__(self, temporary: Path) -> None:
         self.temporary = temporary
@@ -34,10 +37,10 @@ class Runner:
         name, _, value = self._word.partition("=")
         return {**os.environ, name: value, "TMPDIR": str(self.temporary)}
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, script: str = "sme-debug") -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         return subprocess.run(
-            [SME_DEBUG, *arguments],
+            [SCRIPTS / script, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -49,7 +52,7 @@ class Runner:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start, and go on."""
         return subprocess.Popen(
-            [SME_DEBUG, *arguments],
+            [SCRIPTS / "sme-debug", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

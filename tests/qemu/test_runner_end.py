@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.qemu.conftest import DEADLINE, SME_DEBUG, Runner
+from tests.qemu.conftest import DEADLINE, SCRIPTS, Runner
 
 BOOTING = ("--image", "rfc-v2", "--until", "*0x1", "--batch", "-ex", "echo never\\n")
 RUNNING = (
@@ -151,7 +151,7 @@ def test_no_port_is_opened(runner: Runner) -> None:
 def terminal(runner: Runner) -> Iterator[pexpect.spawn[str]]:
     """An interactive run, on a terminal, stopped in start_kernel."""
     child: pexpect.spawn[str] = pexpect.spawn(
-        str(SME_DEBUG),
+        str(SCRIPTS / "sme-debug"),
         ["--image", "debian-6.1", "--until", "start_kernel", "-ex", "echo there\\n"],
         env=runner.environment | {"TERM": "dumb"},
         encoding="utf-8",
@@ -200,7 +200,7 @@ def test_closing_the_terminal_ends_all(runner: Runner, terminal: pexpect.spawn[s
 
 def test_ctrl_c_while_booting_gives_the_prompt(runner: Runner) -> None:
     child: pexpect.spawn[str] = pexpect.spawn(
-        str(SME_DEBUG),
+        str(SCRIPTS / "sme-debug"),
         ["--image", "debian-6.1", "--until", "*0x1", "-ex", "echo never\\n"],
         env=runner.environment | {"TERM": "dumb"},
         encoding="utf-8",
@@ -224,7 +224,7 @@ def test_ctrl_c_while_booting_gives_the_prompt(runner: Runner) -> None:
 
 def test_after_a_panic_while_booting_a_person_can_look(runner: Runner) -> None:
     child: pexpect.spawn[str] = pexpect.spawn(
-        str(SME_DEBUG),
+        str(SCRIPTS / "sme-debug"),
         [
             *("--image", "debian-6.1", "--until", "shell"),
             *("--append", "init=/nonexistent rdinit=/nonexistent"),

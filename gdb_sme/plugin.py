@@ -58,6 +58,31 @@ else:
 
         def __init__(self, name: str, kind: int) -> None:
             super().__init__(name, kind, prefix=True)
+            self._name = name
+
+        def invoke(self, argument: str, from_tty: bool) -> None:
+            """Called by gdb when no command of this prefix follows."""
+            if argument:
+                word = argument.split(maxsplit=1)[0]
+                raise gdb.GdbError(
+                    f'Undefined {self._name} command: "{word}".  Try "help {self._name}".'
+                )
+            self.alone(from_tty)
+
+        def alone(self, from_tty: bool) -> None:
+            """The prefix by itself: what can follow."""
+            gdb.execute(f"help {self._name}", from_tty)
+
+    class _Set(_Prefix):
+        """Settings of gdb_sme."""
+
+    class _Show(_Prefix):
+        """Settings of gdb_sme."""
+
+        def alone(self, from_tty: bool) -> None:
+            """All of them with their values."""
+            for parameter in parameters.PARAMETERS:
+                gdb.execute(f"show {parameter.name}", from_tty)
 
     _registered = False
 
@@ -68,11 +93,8 @@ else:
             return
         _registered = True
         _Prefix("sme", gdb.COMMAND_DATA)
-        for name, title in (
-            ("set sme", "Settings of gdb_sme."),
-            ("show sme", "Settings of gdb_sme."),
-        ):
-            type("Settings", (_Prefix,), {"__doc__": title})(name, gdb.COMMAND_NONE)
+        _Set("set sme", gdb.COMMAND_NONE)
+        _Show("show sme", gdb.COMMAND_NONE)
         for command in COMMANDS:
             command()
         for function in functions.FUNCTIONS:

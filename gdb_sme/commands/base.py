@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gdb_sme.render.document import Document
 
 
+_HELP_WIDTH = 100
+
+
 class Argument:
     """One argument as it was declared.
 
@@ -104,8 +107,12 @@ class SmeCommand(gdb.Command):
         )
         summary, _, rest = text.strip().partition("\n")
         declared = self._arguments.declared
-        usage = " ".join(["Usage: sme", self.name, *(each.usage for each in declared)])
-        lines = [summary, usage, ""]
+        usage = [f"Usage: sme {self.name}"]
+        for each in declared:
+            if len(usage[-1]) + len(each.usage) >= _HELP_WIDTH:
+                usage.append("      ")
+            usage[-1] += f" {each.usage}"
+        lines = [summary, *usage, ""]
         lines += [f"  {each.title}\n    {each.options['help']}" for each in declared]
         return "\n".join(lines) + "\n" + rest.rstrip()
 

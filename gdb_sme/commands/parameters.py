@@ -14,11 +14,12 @@ _LOWEST, _HIGHEST = 32, 51
 class CBitParameter(gdb.Parameter):
     """Position of the C-bit, 32 to 51, for kernels that cannot be asked; auto finds it."""
 
+    name = "sme c-bit"
     set_doc = "Set the position of the C-bit (a bit from 32 to 51, or auto)."
     show_doc = "Show the position of the C-bit (a bit from 32 to 51, or auto)."
 
     def __init__(self) -> None:
-        super().__init__("sme c-bit", gdb.COMMAND_DATA, gdb.PARAM_STRING)
+        super().__init__(self.name, gdb.COMMAND_DATA, gdb.PARAM_STRING)
         self._accepted = self.value = "auto"
 
     def get_set_string(self) -> str:
@@ -45,11 +46,12 @@ class CBitParameter(gdb.Parameter):
 class TargetParameter(gdb.Parameter):
     """Kind of the target; auto finds it from the target itself."""
 
+    name = "sme target"
     set_doc = "Set the kind of the target (auto, or what `sme status` could not find by itself)."
     show_doc = "Show the kind of the target."
 
     def __init__(self) -> None:
-        super().__init__("sme target", gdb.COMMAND_DATA, gdb.PARAM_ENUM, list(TARGETS))
+        super().__init__(self.name, gdb.COMMAND_DATA, gdb.PARAM_ENUM, list(TARGETS))
         self.value = "auto"
 
     def get_set_string(self) -> str:
@@ -68,11 +70,12 @@ class TargetParameter(gdb.Parameter):
 class SystemMapParameter(gdb.Parameter):
     """A System.map to take the kernel's symbols from, for want of its vmlinux."""
 
+    name = "sme system-map"
     set_doc = "Set the System.map to take kernel symbols from (empty: gdb's, or the kernel's own)."
     show_doc = "Show the System.map to take kernel symbols from."
 
     def __init__(self) -> None:
-        super().__init__("sme system-map", gdb.COMMAND_DATA, gdb.PARAM_OPTIONAL_FILENAME)
+        super().__init__(self.name, gdb.COMMAND_DATA, gdb.PARAM_OPTIONAL_FILENAME)
         self._accepted = self.value = ""
 
     def get_set_string(self) -> str:

@@ -15,7 +15,10 @@ import pytest
 from gdb_sme.harness.gdb import PLUGIN, Gdb
 
 NO_TARGET = "no target; connect first, for example: target remote /path/of/qemu-gdb.sock"
-COMMANDS = ("status", "pte", "cr3", "decode", "emulate")
+COMMANDS = (
+    "audit", "cr3", "decode", "diff", "dump", "emulate", "find", "kaslr", "pte", "report",
+    "snapshot", "status", "trace",
+)  # fmt: skip
 
 
 def batch(*commands: str, file: Path | None = None, **environment: str) -> str:
@@ -61,6 +64,22 @@ def test_help_shows_usage_and_an_example(gdb: Gdb, command: str) -> None:
     assert f"sme {command} -- {lines[0].rstrip('.')}" in gdb.execute("help sme")
 
 
+def test_every_command_is_known_here(gdb: Gdb) -> None:
+    listed = re.findall(r"^sme (\S+) -- ", gdb.execute("help sme"), re.MULTILINE)
+    assert tuple(listed) == COMMANDS
+
+
+def test_the_prefixes_alone_show_what_can_follow(gdb: Gdb) -> None:
+    assert gdb.execute("sme") == gdb.execute("help sme")
+    assert gdb.execute("set sme") == gdb.execute("help set sme")
+    gdb.execute("set sme target qemu")
+    assert gdb.execute("show sme").splitlines() == [
+        "The position of the C-bit is auto.",
+        "The kind of the target is qemu.",
+        "Kernel symbols are taken from gdb, or from the kernel itself.",
+    ]
+
+
 def test_help_of_the_settings_and_functions(gdb: Gdb) -> None:
     assert "from 32 to 51" in gdb.execute("help set sme c-bit")
     assert gdb.execute("show sme c-bit") == "The position of the C-bit is auto.\n"
@@ -102,6 +121,17 @@ def test_completion(gdb: Gdb, typed: str, expected: list[str]) -> None:
         ("sme cr3", f"sme cr3: {NO_TARGET}"),
         ("sme pte 0", f"sme pte: {NO_TARGET}"),
         ("sme emulate sme", f"sme emulate: {NO_TARGET}"),
+        ("sme dump", f"sme dump: {NO_TARGET}"),
+        ("sme find 0", f"sme find: {NO_TARGET}"),
+        ("sme audit", f"sme audit: {NO_TARGET}"),
+        ("sme snapshot a", f"sme snapshot: {NO_TARGET}"),
+        ("sme diff a", "sme diff: no snapshot and no file 'a'; take one: sme snapshot NAME"),
+        ("sme report a.txt", f"sme report: {NO_TARGET}"),
+        ("sme kaslr", f"sme kaslr: {NO_TARGET}"),
+        ("sme trace start", f"sme trace: {NO_TARGET}"),
+        ("sme trace show", "sme trace: no trace; at reset, begin one with: sme trace start"),
+        ("sme pre 0", 'Undefined sme command: "pre".  Try "help sme".'),
+        ("show sme x", 'Undefined show sme command: "x".  Try "help show sme".'),
         ("print $c_bit(0)", f"$c_bit: {NO_TARGET}"),
         ("print $sme_pa()", "$sme_pa: takes 1 argument, not 0"),
         ("print $sme_me_mask(1)", "$sme_me_mask: takes 0 arguments, not 1"),

@@ -160,16 +160,26 @@ class Pending:
         self._gdb = gdb
         self._command = command
         self._mark = mark
+        self._begun = False
+
+    def begun(self, timeout: float | None = None) -> None:
+        """Wait until gdb runs the command, so that Ctrl-C reaches it; as ``Gdb.run``."""
+        if not self._begun:
+            self._expect(f"{self._mark}:begin\r\n", self._seconds(timeout))
+            self._begun = True
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the command's end, as ``Gdb.run``. To be called once."""
-        seconds = self._gdb.timeout if timeout is None else timeout
-        self._expect(f"{self._mark}:begin\r\n", seconds)
+        self.begun(timeout)
+        seconds = self._seconds(timeout)
         output = self._expect(f"{self._mark}:end:", seconds)
         error: str | None = json.loads(self._expect("\r\n", seconds))
         if error is not None:
             output = output.removesuffix(f"{error}\n")
         return Result(output, error)
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._gdb.timeout if timeout is None else timeout
 
     def _expect(self, text: str, seconds: float) -> str:
         import pexpect

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,11 +56,24 @@ def run_command(command: str) -> str | None:
 
 
 def run_marked(command: str, mark: str) -> None:
-    """Run ``command`` between two lines that hold ``mark``; the second has its error as JSON."""
+    """Run ``command`` between two lines that hold ``mark``; the second has its error as JSON.
+
+    Ctrl-C between the lines ends the command, and never keeps the second line from coming.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     gdb.write(f"{mark}:begin\n")
-    error = run_command(command)
+    gdb.flush(gdb.STDOUT)
+    try:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            error = run_command(command)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    except KeyboardInterrupt:
+        error = _QUIT
     gdb.write(f"{mark}:end:{json.dumps(error)}\n")
     gdb.flush(gdb.STDOUT)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main(plan_file: str) -> None:

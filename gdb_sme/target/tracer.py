@@ -9,21 +9,20 @@ Nothing is set before the entry: the decompressor writes the same addresses whil
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import gdb
 
 from gdb_sme.core.address import U64
-from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, LEVEL5, TABLE_SIZE
+from gdb_sme.core.paging import ENTRY_SIZE
 from gdb_sme.core.ports import Range
 from gdb_sme.errors import SmeError, TargetError
 from gdb_sme.linux import tables
+from gdb_sme.linux.fixups import FIXED_UP, early_tables, fix_ups
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.linux.stage import BootStage, Stage, boot_stage, initmem_freed, page_offset_base
+from gdb_sme.linux.stage import Stage, boot_stage, initmem_freed, page_offset_base
 from gdb_sme.linux.symbols import find
 from gdb_sme.linux.tables import Kind
 from gdb_sme.linux.trace import (
@@ -33,25 +32,18 @@ from gdb_sme.linux.trace import (
     EarlyException,
     EarlyMapping,
     Event,
-    FixUp,
     Moment,
     Place,
     Timeline,
-    Write,
     through_va,
 )
 from gdb_sme.target.code import cr3_loads
 from gdb_sme.target.connection import one_line
 from gdb_sme.target.entry import BZIMAGE_ENTRY_64, EntryFinder, at_identity
-from gdb_sme.target.followed import (
-    FollowedKernel,
-    RememberedSymbols,
-    symbol_address,
-    with_symbols_at,
-)
+from gdb_sme.target.followed import RememberedSymbols
 from gdb_sme.target.probe import Probe, Silent, register
 from gdb_sme.target.qemu import QemuPhysMemory
-from gdb_sme.target.registers import current_cpu
+from gdb_sme.target.recorder import Recorder
 from gdb_sme.target.watch import Watch
 
 #: Functions whose entry is a moment of the timeline: those that run at identity addresses, ...
@@ -88,15 +80,6 @@ _LOADERS = (
     "write_cr3",
     "kasan_init",
 )
-#: Early tables whose entries the kernel fixes up before it loads them, and how many pages of each.
-_FIXED_UP = {
-    "early_top_pgt": 1,
-    "level4_kernel_pgt": 1,
-    "level3_kernel_pgt": 1,
-    "level2_kernel_pgt": 1,
-    "level2_fixmap_pgt": 1,
-    "early_dynamic_pgts": 3,
-}
 #: The loader of CR3 inside sme_encrypt_execute runs in a copy, this far behind sme_workarea (its
 #: argument in RCX): arch/x86/mm/mem_encrypt_boot.S (6.1 and 6.12).
 _ENC_COPY_OFFSET, _WORKAREA_COPY_END = 0x1000, 0x2000
@@ -109,8 +92,6 @@ _PT_REGS = (
     "orig_ax", "ip",
 )
 # fmt: on
-
-_IN_COPY = BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
 
 #: Where the trace ends by itself: the boot CPU's early boot is over.
 DEFAULT_UNTIL = "rest_init"
@@ -139,20 +120,11 @@ class Tracer:
     ) -> None:
         self._memory = memory
         self._symbols = RememberedSymbols()
-        self._report = report
-        self._events: list[Event] = []
-        self._pcs: list[int] = []
-        self._notes: list[str] = []
+        self._record = Recorder(memory, self._symbols, report)
         self._probes: list[Silent] = []
         self._identity: list[Silent] = []
-        self._values: dict[str, int] = {}
-        self._unwatched: set[str] = set()
         self._before: dict[str, bytes] = {}
-        self._image: KernelImage | None = None
-        self._copy = Range(0, 0)
         self._virtual = False
-        self._stale = False
-        self._changed = False
         self._loads: dict[str, dict[int, str]] = {}
         self._init_took_over = False
         self._protection_watch: Watch | None = None
@@ -169,7 +141,7 @@ class Tracer:
         at_entry = startup is not None and kernel.cpus[0].rip == kernel.image.pa_of(startup[1])
         if not at_entry:
             self.complete = False
-            self._notes.append(
+            self._record.notes.append(
                 f"started late, at stage {stage}: what came before cannot be seen; "
                 "what comes from here on is recorded"
             )
@@ -181,12 +153,7 @@ class Tracer:
     @property
     def timeline(self) -> Timeline:
         """What was recorded so far."""
-        self._refresh()
-        events = tuple(
-            replace(event, place=replace(event.place, source=self._source(pc)))
-            for event, pc in zip(self._events, self._pcs, strict=True)
-        )
-        return Timeline(events, self.complete, self.state, tuple(self._notes))
+        return self._record.timeline(self.complete, self.state)
 
     @property
     def active(self) -> bool:
@@ -208,25 +175,16 @@ class Tracer:
 
     def symbols_changed(self) -> None:
         """The symbol file is being loaded anew; where to, gdb knows when it is done."""
-        self._stale = True
+        self._record.symbols_changed()
 
     def memory_changed(self) -> None:
         """The person wrote to memory: what was written is noticed at the next event."""
-        self._changed = True
-
-    def _refresh(self) -> None:
-        if not self._stale:
-            return
-        self._stale = False
-        self._symbols.forget()
-        text = self._symbols.address("_text")
-        if self._image is not None and text is not None:
-            self._image = with_symbols_at(self._image, text)
+        self._record.memory_changed()
 
     def look(self) -> None:
         """With the target standing: note what was changed unseen since the last event."""
-        if self.active and self._image is not None:
-            self._guarded(self._look)()
+        if self.active and self._record.image is not None:
+            self._guarded(self._record.look)()
 
     # -- arming ----------------------------------------------------------------------------------
 
@@ -247,7 +205,7 @@ class Tracer:
     def _look_up(self) -> None:
         """Ask for all symbols and code now, while the person waits anyway, and not in the boot."""
         others = ("sme_encrypt_execute", "__enc_copy", "early_fixup_exception", "protection_map")
-        for name in (*WATCHED, *OLD_NAMES, *_IDENTITY_MOMENTS, *_MOMENTS, *_FIXED_UP, *others):
+        for name in (*WATCHED, *OLD_NAMES, *_IDENTITY_MOMENTS, *_MOMENTS, *FIXED_UP, *others):
             find(self._symbols, name)
             self._symbols.size(name)
         self._cr3_loads(_LOADERS)
@@ -259,7 +217,7 @@ class Tracer:
             try:
                 on_hit(*arguments)
             except (SmeError, gdb.error) as error:
-                self._notes.append(f"an event could not be read: {one_line(error)}")
+                self._record.notes.append(f"an event could not be read: {one_line(error)}")
 
         return guarded
 
@@ -268,29 +226,20 @@ class Tracer:
 
     def _begin(self, image: KernelImage, stage: Stage) -> None:
         self._finder = None
-        self._image = image
         self.state = "recording"
         self._virtual = False
-        kernel = self._kernel()
-        self._values = {
-            name: value
-            for name in (*WATCHED, *OLD_NAMES)
-            if (value := kernel.read_symbol(name)) is not None
-        }
-        missing = [name for name in WATCHED if name not in self._values]
-        if missing:
-            self._notes.append(f"not in this kernel: {', '.join(missing)}")
+        kernel = self._record.begin(image)
         if stage > Stage.IDENTITY:
             self._go_virtual(kernel)
         else:
-            self._read_tables(kernel)
+            self._before = early_tables(kernel)
             self._go_identity()
         self._at(BZIMAGE_ENTRY_64, self._at_reset)
 
     def _go_identity(self) -> None:
         """Set what sees the code that runs at identity addresses."""
-        assert self._image is not None
-        image = self._image
+        assert self._record.image is not None
+        image = self._record.image
         self._watch(image.pa_of, self._identity)
         for name in _IDENTITY_MOMENTS:
             self._at_moment(name, image.pa_of, self._identity)
@@ -307,8 +256,8 @@ class Tracer:
         if self._virtual:
             return
         self._virtual = True
-        assert self._image is not None
-        va_of = self._image.va_of
+        assert self._record.image is not None
+        va_of = self._record.image.va_of
         freed = initmem_freed(kernel)
         self._watch(va_of, self._probes)
         for name in () if freed else _MOMENTS:
@@ -318,7 +267,7 @@ class Tracer:
             self._symbols, "early_make_pgtable"
         )
         if worker is None:
-            self._notes.append("no early_make_pgtable: early page faults cannot be seen")
+            self._record.notes.append("no early_make_pgtable: early page faults cannot be seen")
         elif not freed:
             self._at(va_of(worker[1]), self._at_early_make_pgtable)
         if not freed:
@@ -328,14 +277,14 @@ class Tracer:
             if not (freed and self._in_init_text(address)):
                 self._at(va_of(address), partial(self._at_cr3_load, source))
         if not loads:
-            self._notes.append("no function that loads CR3 was found: loads cannot be seen")
+            self._record.notes.append("no function that loads CR3 was found: loads cannot be seen")
         self._arm_end(va_of, self._probes)
 
     def _arm_end(self, at: Callable[[int], int], keep: list[Silent]) -> None:
         """Last, so that a moment at the same place is recorded before."""
         for distance in self._until:
-            assert self._image is not None
-            self._at(at(self._image.text + distance), self._at_until, keep)
+            assert self._record.image is not None
+            self._at(at(self._record.image.text + distance), self._at_until, keep)
 
     def _at(
         self, address: int, on_hit: Callable[[], None], keep: list[Silent] | None = None
@@ -374,93 +323,23 @@ class Tracer:
         return loads
 
     def _watch(self, at: Callable[[int], int], keep: list[Silent]) -> None:
-        for name in self._values:
+        for name in self._record.values:
             found = find(self._symbols, name)
             assert found is not None
             size = min(self._symbols.size(found[0]) or 8, 8)
             try:
                 keep.append(Watch(at(found[1]), size, self._guarded(partial(self._at_write, name))))
             except (TargetError, gdb.error) as error:
-                if name not in self._unwatched:
-                    self._unwatched.add(name)
-                    self._notes.append(
+                if name not in self._record.unwatched:
+                    self._record.unwatched.add(name)
+                    self._record.notes.append(
                         f"writes to {name} are seen at the next event only ({one_line(error)})"
                     )
 
     # -- what happened ---------------------------------------------------------------------------
 
-    def _kernel(self) -> Kernel:
-        self._refresh()
-        assert self._image is not None
-        return FollowedKernel(self._memory, self._symbols, current_cpu(), self._image)
-
-    def _place(self, kernel: Kernel) -> Place:
-        cpu = kernel.cpus[0]
-        with self._memory.batch():
-            cr3 = kernel.cr3(cpu)
-            table = tables.identify(kernel, cr3.pa, cpu) if cr3 is not None else None
-            stage = _IN_COPY if cpu.rip in self._copy else boot_stage(kernel)
-            mask = kernel.read_symbol("sme_me_mask") or 0
-        return Place(
-            pc=cpu.rip,
-            function=self._function(cpu.rip),
-            source=None,
-            cpu=cpu.index,
-            cr3=cpu.cr3 or 0,
-            table=table.name if table else None,
-            stage=str(stage),
-            mask=mask,
-        )
-
-    def _function(self, pc: int) -> str:
-        """The function of a run-time address, identity or virtual."""
-        assert self._image is not None
-        if pc in self._copy:
-            return f"__enc_copy+{pc - self._copy.start} (copied)"
-        nearest = self._symbols.nearest(symbol_address(self._image, pc))
-        if nearest is None:
-            return f"{pc:#x}"
-        return f"{nearest[0]}+{nearest[1]}" if nearest[1] else nearest[0]
-
-    def _source(self, pc: int) -> str | None:
-        """Source file and line; looked up late, because gdb reads much debug information for it."""
-        if self._image is None or pc in self._copy:
-            return None
-        line = gdb.find_pc_line(symbol_address(self._image, pc))
-        return f"{line.symtab.filename}:{line.line}" if line.symtab is not None else None
-
-    def _add(self, kernel: Kernel, event: Event) -> None:
-        """Keep an event, behind the writes that nobody saw until now."""
-        # Watchpoints see what the guest writes, but not what the person does.
-        changed, self._changed = self._changed, False
-        for name in self._values if changed else self._unwatched:
-            self._compare(kernel, event.place, name, noticed=True)
-        self._append(replace(event, number=len(self._events) + 1))
-
-    def _append(self, event: Event) -> None:
-        self._events.append(event)
-        self._pcs.append(event.place.pc)
-        self._report(event)
-
-    def _compare(self, kernel: Kernel, place: Place | None, name: str, noticed: bool) -> None:
-        new, old = kernel.read_symbol(name), self._values[name]
-        if new is None or new == old:
-            return
-        self._values[name] = new
-        place = place or self._place(kernel)
-        self._append(Write(len(self._events) + 1, place, name, old, new, noticed))
-
     def _at_write(self, name: str) -> None:
-        self._compare(self._kernel(), None, name, noticed=False)
-
-    def _look(self) -> None:
-        kernel = self._kernel()
-        place = self._place(kernel)
-        for name in self._values:
-            self._compare(kernel, place, name, noticed=True)
-        last = self._events[-1].place if self._events else place
-        if place.cpu == last.cpu and place.mask & place.cr3 != place.mask & last.cr3:
-            self._append(Moment(len(self._events) + 1, place, "the target stands here"))
+        self._record.compare(self._record.kernel(), None, name, noticed=False)
 
     def _at_moment(self, name: str, at: Callable[[int], int], keep: list[Silent]) -> None:
         found = find(self._symbols, name)
@@ -468,30 +347,30 @@ class Tracer:
             return
 
         def on_hit() -> None:
-            kernel = self._kernel()
+            kernel = self._record.kernel()
             if name != _REPEATED:
                 self._drop(probe)  # it comes once, and from here on it would only cost
             if name == "sme_early_init":
                 self._watch_protection_map(kernel)
                 self._at_return(kernel, self._sme_early_init_returns)
             detail = self._text_at(kernel, register("rdi")) if name == "panic" else ""
-            place = self._place(kernel)
-            self._add(kernel, Moment(0, place, name, detail))
+            place = self._record.place(kernel)
+            self._record.add(kernel, Moment(0, place, name, detail))
 
         probe = self._at(at(found[1]), on_hit, keep)
 
     def _start_kernel(self) -> None:
-        kernel = self._kernel()
+        kernel = self._record.kernel()
         self._go_virtual(kernel)
         # The identity addresses are other memory from now on.
         for probe in self._identity:
             probe.retire()
         self._identity.clear()
         startup = find(self._symbols, "startup_64")
-        if startup is not None and self._image is not None:
-            self._at(self._image.pa_of(startup[1]), self._at_reset)
-        place = self._place(kernel)
-        self._add(kernel, Moment(0, place, "x86_64_start_kernel"))
+        if startup is not None and self._record.image is not None:
+            self._at(self._record.image.pa_of(startup[1]), self._at_reset)
+        place = self._record.place(kernel)
+        self._record.add(kernel, Moment(0, place, "x86_64_start_kernel"))
 
     def _text_at(self, kernel: Kernel, va: int) -> str:
         try:
@@ -536,28 +415,30 @@ class Tracer:
     def _watch_protection_map(self, kernel: Kernel) -> None:
         """From sme_early_init's entry on: see the first entry get the mask."""
         found, before = find(self._symbols, "protection_map"), self._protection_map(kernel)
-        if found is None or not before or self._image is None:
+        if found is None or not before or self._record.image is None:
             return
 
         def on_write() -> None:
-            later = self._kernel()
+            later = self._record.kernel()
             after = self._protection_map(later)[0]
-            place = self._place(later)
+            place = self._record.place(later)
             if after & place.mask and not before[0] & place.mask:
                 self._drop(watch)
                 detail = f"entry 0: {before[0]:#x} -> {after:#x}"
-                self._add(later, Moment(0, place, "protection_map receives the mask", detail))
+                self._record.add(
+                    later, Moment(0, place, "protection_map receives the mask", detail)
+                )
 
         try:
-            watch = Watch(self._image.va_of(found[1]), ENTRY_SIZE, self._guarded(on_write))
+            watch = Watch(self._record.image.va_of(found[1]), ENTRY_SIZE, self._guarded(on_write))
         except TargetError:
             return  # what it holds is looked at when sme_early_init returns
         self._probes.append(watch)
         self._protection_watch = watch
 
     def _sme_early_init_returns(self) -> None:
-        kernel = self._kernel()
-        place = self._place(kernel)
+        kernel = self._record.kernel()
+        place = self._record.place(kernel)
         if self._protection_watch is not None:
             self._drop(self._protection_watch)
         held = self._protection_map(kernel)
@@ -566,7 +447,7 @@ class Tracer:
             without = sum(not entry & place.mask for entry in held)
             count = f"{without or len(held)} of {len(held)}"
             detail = f"protection_map: {count} entries {'without' if without else 'with'} the mask"
-        self._add(kernel, Moment(0, place, "sme_early_init returns", detail))
+        self._record.add(kernel, Moment(0, place, "sme_early_init returns", detail))
 
     def _at_encrypt_execute(self) -> None:
         """The copy of __enc_copy behind the kernel loads CR3: find where, and probe it there.
@@ -577,15 +458,17 @@ class Tracer:
         found = find(self._symbols, "__enc_copy")
         if found is None:
             return
-        self._copy = Range(register("rcx") + _ENC_COPY_OFFSET, register("rcx") + _WORKAREA_COPY_END)
+        self._record.copy = Range(
+            register("rcx") + _ENC_COPY_OFFSET, register("rcx") + _WORKAREA_COPY_END
+        )
         for address, source in cr3_loads(found[1]).items():
-            self._once_at_cr3_load(self._copy.start + address - found[1], source)
+            self._once_at_cr3_load(self._record.copy.start + address - found[1], source)
         # It copies the kernel onto itself byte by byte: a stop for each byte that is watched. From
         # here to the watchpoints at virtual addresses nothing writes the variables; if something
         # did, it would be noticed at the next event.
         for probe in [probe for probe in self._identity if isinstance(probe, Watch)]:
             self._drop(probe)
-        self._changed = True
+        self._record.memory_changed()
 
     def _once_at_cr3_load(self, address: int, source: str) -> None:
         def on_hit() -> None:
@@ -595,29 +478,32 @@ class Tracer:
         probe = self._at(address, on_hit, self._identity)
 
     def _at_cr3_load(self, source: str) -> None:
-        kernel = self._kernel()
+        kernel = self._record.kernel()
         value = register(source)
-        place = self._place(kernel)
+        place = self._record.place(kernel)
         cpu = kernel.cpus[0]
         table = tables.identify(kernel, kernel.table_enc.address(value) & ~place.mask, cpu)
         kind = table.kind if table else None
         if kind is Kind.EARLY and self._before:
-            self._compare_tables(kernel, place)
+            if self.complete:
+                for fix_up in fix_ups(kernel, self._before, place):
+                    self._record.add(kernel, fix_up)
+            self._before = {}
         name = table.name if table else None
-        self._add(kernel, Cr3Load(0, place, value, name, kind))
+        self._record.add(kernel, Cr3Load(0, place, value, name, kind))
         if kind is Kind.EARLY:
             self._go_virtual(kernel)
         elif kind is Kind.INIT and not self._init_took_over:
             self._init_took_over = True
             assert name is not None
-            self._add(kernel, Moment(0, place, f"{name} takes over"))
+            self._record.add(kernel, Moment(0, place, f"{name} takes over"))
 
     def _at_early_make_pgtable(self) -> None:
-        kernel = self._kernel()
+        kernel = self._record.kernel()
         address = register("rdi")
-        caller = self._function(int.from_bytes(self._stack_top(kernel), "little"))
+        caller = self._record.function(int.from_bytes(self._stack_top(kernel), "little"))
         flags = kernel.read_symbol("early_pmd_flags") or 0
-        place = self._place(kernel)
+        place = self._record.place(kernel)
 
         def on_return() -> None:
             self._mapped(place, address, caller.partition("+")[0], flags)
@@ -625,7 +511,7 @@ class Tracer:
         self._at_return(kernel, on_return)
 
     def _mapped(self, place: Place, address: int, caller: str, flags: int) -> None:
-        kernel = self._kernel()
+        kernel = self._record.kernel()
         root = kernel.pa_of("early_top_pgt")
         entries: tuple[tuple[str, int], ...] = ()
         mapped = False
@@ -637,7 +523,7 @@ class Tracer:
             except SmeError:
                 pass  # not canonical: nothing can be mapped there, and it was refused
         bootdata = caller.startswith(("sme_", "__sme_"))
-        self._add(
+        self._record.add(
             kernel,
             EarlyMapping(
                 0,
@@ -654,14 +540,14 @@ class Tracer:
 
     def _at_early_exception(self) -> None:
         """early_fixup_exception(regs, trapnr): an exception that is no page fault to be served."""
-        kernel = self._kernel()
+        kernel = self._record.kernel()
         vector = register("rsi") & 0xFFFFFFFF
         raw = kernel.read_virtual(register("rdi"), len(_PT_REGS) * 8)
         values = {
             name: int.from_bytes(raw[at * 8 : at * 8 + 8], "little")
             for at, name in enumerate(_PT_REGS)
         }
-        place = self._place(kernel)
+        place = self._record.place(kernel)
         base = page_offset_base(kernel, kernel.cpus[0])
         top = max(known.end for known in self._memory.ram)
         suspects = [
@@ -670,60 +556,13 @@ class Tracer:
             if vector in _NO_ADDRESS and through_va(value, base, place.mask, top)
         ]
         name, value, physical = suspects[0] if suspects else ("", None, None)
-        where = self._function(values["ip"])
-        self._add(kernel, EarlyException(0, place, vector, where, name, value, physical))
-
-    # -- the fix-ups -----------------------------------------------------------------------------
-
-    def _read_tables(self, kernel: Kernel) -> None:
-        five_level = kernel.cpus[0].mode is LEVEL5
-        for name, pages in _FIXED_UP.items():
-            pa = kernel.pa_of(name)
-            if pa is not None and (five_level or name != "level4_kernel_pgt"):
-                self._before[name] = self._memory.read(pa, pages * TABLE_SIZE)
-
-    def _compare_tables(self, kernel: Kernel, place: Place) -> None:
-        before, self._before = self._before, {}
-        if not self.complete:
-            return
-        for name, old in before.items():
-            found, pa = kernel.symbol(name), kernel.pa_of(name)
-            if pa is None or found is None:
-                continue
-            new = self._memory.read(pa, len(old))
-            for page in range(len(old) // TABLE_SIZE):
-                entries = _entries(old, new, page)
-                if not entries:
-                    continue
-                title = f"{found[0]}[{page}]" if len(old) > TABLE_SIZE else found[0]
-                exempt = self._decrypted(kernel) if name == "level2_kernel_pgt" else ()
-                self._add(kernel, FixUp(0, place, title, entries, exempt))
-
-    def _decrypted(self, kernel: Kernel) -> tuple[int, ...]:
-        """Indexes of .bss..decrypted's entries in level2_kernel_pgt."""
-        start = find(self._symbols, "__start_bss_decrypted")
-        end = find(self._symbols, "__end_bss_decrypted")
-        if start is None or end is None or kernel.image is None:
-            return ()
-        first, last = kernel.image.va_of(start[1]), kernel.image.va_of(end[1])
-        return tuple(range(first >> 21 & 511, (last - 1 >> 21 & 511) + 1)) if last > first else ()
+        where = self._record.function(values["ip"])
+        self._record.add(kernel, EarlyException(0, place, vector, where, name, value, physical))
 
     def _at_until(self) -> None:
-        self._look()
-        where = self._function(register("rip"))
+        self._record.look()
+        where = self._record.function(register("rip"))
         self.end(f"ended at {where}; all breakpoints are removed")
 
     def _at_reset(self) -> None:
         self.end("ended: the guest was reset; all breakpoints are removed")
-
-
-def _entries(old: bytes, new: bytes, page: int) -> tuple[tuple[int, int, int], ...]:
-    """Index, old and new value of each entry that is present or changed."""
-    start, end = page * TABLE_SIZE, (page + 1) * TABLE_SIZE
-    before = struct.unpack(f"<{ENTRIES}Q", old[start:end])
-    after = struct.unpack(f"<{ENTRIES}Q", new[start:end])
-    return tuple(
-        (index, was, now)
-        for index, (was, now) in enumerate(zip(before, after, strict=True))
-        if was != now or now & 1
-    )

@@ -219,6 +219,7 @@ def test_ctrl_c_loses_nothing(boot: OwnSessions, reference: dict[str, Any], seed
     stops = 0
     while session.gdb.evaluate("$rip") != session.gdb.evaluate("cpu_startup_entry"):
         going = session.gdb.begin("continue")
+        going.begun()
         time.sleep(chance.random() * 0.05)
         session.gdb.interrupt()
         result = going.result(DEADLINE)

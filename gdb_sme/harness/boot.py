@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from gdb_sme.errors import BootError, TargetError, UsageError
+from gdb_sme.harness.closing import Closing
 from gdb_sme.harness.control import Control
 from gdb_sme.harness.gdb import PLUGIN, Gdb, load_command
 from gdb_sme.harness.layout import Encryption, MachineConfig
@@ -152,7 +152,7 @@ def await_stop(
             raise BootError(f"{timeout:g} s passed before {goal}")
 
 
-class Session:
+class Session(Closing):
     """A machine at a stop with a gdb attached: what tests and scripts work with.
 
     A context manager; ``close()`` ends all of it.
@@ -217,14 +217,3 @@ class Session:
     def close(self) -> None:
         """End gdb and QEMU. May be called again."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

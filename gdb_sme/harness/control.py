@@ -20,11 +20,12 @@ import json
 import select
 import socket
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from gdb_sme.harness.closing import Closing
 
 
-class Control:
+class Control(Closing):
     """The outer end: listens at ``path`` for the one gdb that will connect."""
 
     def __init__(self, path: Path) -> None:
@@ -63,17 +64,6 @@ class Control:
                 self._connection.sendall(json.dumps({"go": go}).encode() + b"\n")
             except BrokenPipeError:
                 return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close both sockets. May be called again."""

@@ -10,10 +10,10 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from gdb_sme.errors import TargetError
+from gdb_sme.harness.closing import Closing
 from gdb_sme.harness.process import tethered
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_command(code: str) -> str:
     return f"python import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code}"
 
 
-class Gdb:
+class Gdb(Closing):
     """A gdb session. A context manager; ``close()`` ends gdb.
 
     Commands run one at a time, and what each printed is known by two marks around it, not by
@@ -140,17 +140,6 @@ class Gdb:
             self.child.kill(signal.SIGKILL)
             self.child.wait()  # close() would give it a fifth of a second
         self.child.close(force=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Pending:

@@ -15,11 +15,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import StrEnum
 from os import killpg
-from types import TracebackType
-from typing import Self
 
 from gdb_sme.errors import BootError
 from gdb_sme.harness.boot import BOOT_DEADLINE, RESET, SHELL, TICK, control_path, write_plan
+from gdb_sme.harness.closing import Closing
 from gdb_sme.harness.control import Control
 from gdb_sme.harness.gdb import Gdb
 from gdb_sme.harness.layout import MachineConfig
@@ -105,7 +104,7 @@ def _await_text(
             )
 
 
-class FirstGdb:
+class FirstGdb(Closing):
     """The gdb on QEMU's stub, with nobody at its terminal. A context manager."""
 
     def __init__(self, machine: Machine) -> None:
@@ -136,19 +135,12 @@ class FirstGdb:
     def _ended(self) -> str | None:
         return None if self._process.poll() is None else "the gdb on QEMU's stub ended"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End it. May be called again."""
         self._open.close()
 
 
-class KgdbSession:
+class KgdbSession(Closing):
     """A machine in kgdb with a gdb on the line, and one on QEMU's stub: for tests and scripts.
 
     A context manager; ``close()`` ends all of it.
@@ -209,17 +201,6 @@ class KgdbSession:
     def close(self) -> None:
         """End both gdbs and QEMU. May be called again."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _connected(control: Control, deadline: float) -> bool:

@@ -9,10 +9,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from gdb_sme.errors import BootError
+from gdb_sme.harness.closing import Closing
 
 _PREFIX = "gdb-sme-run-"
 _LONGEST_SOCKET = 107
@@ -30,7 +29,7 @@ def tethered(command: Sequence[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", guard, str(os.getpid()), *command]
 
 
-class PrivateDirectory:
+class PrivateDirectory(Closing):
     """A directory of mode 0700 for the sockets and logs of one run, removed by ``close()``.
 
     A lock on it says that its run lives. What runs left behind that were killed with SIGKILL is
@@ -51,17 +50,6 @@ class PrivateDirectory:
             raise BootError(
                 f"{base} is too long a path for Unix sockets: set TMPDIR to a shorter one"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the directory with all that is in it. May be called again."""

@@ -15,10 +15,9 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from gdb_sme.errors import BootError
+from gdb_sme.harness.closing import Closing
 from gdb_sme.harness.console import Console
 from gdb_sme.harness.layout import (
     QEMU,
@@ -46,7 +45,7 @@ _SHUTDOWNS = {
 LOG_FILES = ("console.log", "qemu.log", "qemu-command.txt", "emulation.log")
 
 
-class Machine:
+class Machine(Closing):
     """QEMU, started and stopped at reset, with gdb's stub waiting on ``gdb_socket``.
 
     A context manager; ``close()`` ends QEMU and removes ``directory``.
@@ -174,17 +173,6 @@ class Machine:
     def close(self) -> None:
         """End QEMU and remove the directory. May be called again."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -11,10 +11,10 @@ import json
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from gdb_sme.errors import TargetError
+from gdb_sme.harness.closing import Closing
 
 _DEADLINE = 60.0
 """Seconds that an answer may take: QEMU answers at once, a machine under load does not."""
@@ -24,7 +24,7 @@ class QmpError(TargetError):
     """QEMU refused a command, or no longer answers."""
 
 
-class Qmp:
+class Qmp(Closing):
     """A connection to QEMU's monitor. Not for more than one thread at a time."""
 
     def __init__(self, path: Path, timeout: float = _DEADLINE) -> None:
@@ -111,14 +111,3 @@ class Qmp:
     def close(self) -> None:
         """Close the connection; QEMU goes on. May be called again."""
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

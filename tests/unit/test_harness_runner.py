@@ -11,7 +11,8 @@ from gdb_sme.errors import UsageError
 from gdb_sme.harness.boot import at_reset, check_stop, emulate_command
 from gdb_sme.harness.images import Image
 from gdb_sme.harness.layout import GIB, Encryption, MachineConfig
-from gdb_sme.harness.runner import USAGE, main, parse_arguments
+from gdb_sme.harness.options import parse_arguments
+from gdb_sme.harness.runner import USAGE, main
 
 
 def test_all_options_are_taken(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gdb_sme.harness.images.debian_source import DebianTreeSource
 from gdb_sme.harness.images.recipe import recipe_hash
 from gdb_sme.harness.kgdb import When, kgdb_config
 from gdb_sme.harness.layout import MachineConfig, kernel_command_line, qemu_command
-from gdb_sme.harness.runner import parse_arguments
+from gdb_sme.harness.options import parse_arguments
 
 RECIPE = manifest.IMAGES_DIRECTORY / "kgdb"
 

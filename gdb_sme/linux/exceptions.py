@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory that the kernel leaves without the C-bit on purpose: one function a case.
 
-The list and its sources: docs/kernel.md. Addresses come from the kernel's own variables.
+Addresses come from the kernel's own variables.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gdb_sme.encryption.scheme import SEV_ES_ENABLED
 from gdb_sme.linux import e820, percpu
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.lists import linked, members
+from gdb_sme.linux.stage import page_offset_base
 from gdb_sme.linux.tables import kernel_pa
 
 
@@ -243,6 +244,30 @@ def _area_lists(kernel: Kernel) -> Iterator[int]:
             yield nodes + number * size + busy.offset
 
 
+def crash_kernel(kernel: Kernel) -> Iterator[Exempt]:
+    """The control pages of a loaded crash kernel, which run with encryption off, in the direct map.
+
+    The kernel keeps its copy of VMCOREINFO on one of them, mapped again with the C-bit.
+    kimage_alloc_crash_control_pages() and kimage_crash_copy_vmcoreinfo() in kernel/kexec_core.c,
+    arch_kexec_post_alloc_pages() in arch/x86/kernel/machine_kexec_64.c (6.1 and 6.12).
+    """
+    image, reserved = kernel.read_symbol("kexec_crash_image"), kernel.symbol("crashk_res")
+    if not image or reserved is None or kernel.image is None:
+        return
+    start = kernel.read_field(kernel.image.va_of(reserved[1]), "resource", "start")
+    last = kernel.read_field(image, "kimage", "control_page")
+    if start and last and start < last:
+        end = align_up(last, PAGE_SIZE)  # it is the last byte's address, not the end
+        direct_map = page_offset_base(kernel, kernel.cpus[0])
+        yield Exempt(
+            "crash kernel",
+            "control pages of the crash kernel: by design",
+            Range(start, end),
+            Range(direct_map + start, direct_map + end),
+            "kimage_alloc_crash_control_pages() in kernel/kexec_core.c",
+        )
+
+
 CASES: tuple[Callable[[Kernel], Iterator[Exempt]], ...] = (
     bss_decrypted,
     swiotlb,
@@ -252,6 +277,7 @@ CASES: tuple[Callable[[Kernel], Iterator[Exempt]], ...] = (
     percpu_shared,
     ghcbs,
     ioremaps,
+    crash_kernel,
 )
 
 

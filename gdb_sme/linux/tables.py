@@ -8,6 +8,7 @@ from enum import Enum
 
 from gdb_sme.core.cr3 import CR4_PCIDE, CpuState
 from gdb_sme.errors import ReadError
+from gdb_sme.linux import percpu
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import (
     WORKAREA_SIZE,
@@ -86,7 +87,7 @@ def loaded_table(kernel: Kernel, cpu: CpuState) -> Table | None:
 
     cpu_tlbstate.loaded_mm (4.14 and later; arch/x86/mm/tlb.c), with the task it belongs to.
     """
-    mm = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm")
+    mm = percpu.value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm")
     pgd = kernel.read_field(mm, "mm_struct", "pgd") if mm else None
     pa = kernel_pa(kernel, pgd) if pgd else None
     if mm is None or pa is None:
@@ -125,10 +126,10 @@ def build_cr3(kernel: Kernel, cpu: CpuState, table: Table) -> int:
     raw = kernel.sme_pa(table.pa)
     if table.kind is Kind.EARLY:
         return raw
-    cr4 = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "cr4") or 0
+    cr4 = percpu.value(kernel, cpu, "cpu_tlbstate", "tlb_state", "cr4") or 0
     if cr4 & CR4_PCIDE:
-        raw |= (percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm_asid") or 0) + 1
-    lam = percpu_value(kernel, cpu, "cpu_tlbstate", "tlb_state", "lam") or 0
+        raw |= (percpu.value(kernel, cpu, "cpu_tlbstate", "tlb_state", "loaded_mm_asid") or 0) + 1
+    lam = percpu.value(kernel, cpu, "cpu_tlbstate", "tlb_state", "lam") or 0
     return raw | lam << _LAM_U57_BIT
 
 
@@ -186,27 +187,8 @@ def current_task(kernel: Kernel, cpu: CpuState) -> int | None:
     """
     # A type that is not there is found missing at once, a symbol only after a long search.
     if kernel.symbols.field("pcpu_hot", "current_task") is not None:
-        return percpu_value(kernel, cpu, "pcpu_hot", "pcpu_hot", "current_task")
-    return percpu_value(kernel, cpu, "current_task")
-
-
-def percpu_value(
-    kernel: Kernel, cpu: CpuState, name: str, struct: str = "", path: str = ""
-) -> int | None:
-    """A per-CPU variable of ``cpu``, or a member of one; None when it cannot be had."""
-    found, offsets = kernel.symbol(name), kernel.symbol("__per_cpu_offset")
-    if found is None or offsets is None or kernel.image is None:
-        return None
-    member = kernel.symbols.field(struct, path) if struct else None
-    if struct and member is None:
-        return None
-    try:
-        at = kernel.image.pa_of(offsets[1]) + 8 * cpu.index
-        base = int.from_bytes(kernel.memory.read(at, 8), "little")
-        va = (found[1] + base + (member.offset if member else 0)) & ((1 << 64) - 1)
-        return int.from_bytes(kernel.read_virtual(va, member.size if member else 8), "little")
-    except ReadError:
-        return None
+        return percpu.value(kernel, cpu, "pcpu_hot", "pcpu_hot", "current_task")
+    return percpu.value(kernel, cpu, "current_task")
 
 
 def kernel_pa(kernel: Kernel, va: int) -> int | None:

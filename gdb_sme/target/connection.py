@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 
 import gdb
 
@@ -48,22 +50,41 @@ def require_stopped() -> gdb.Inferior:
     return inferior
 
 
+#: What opens a dump, as it is typed or given with -ex.
+_OPEN_CORE = re.compile(r"(?:core(?:-file)?|target\s+core)\s+(\S.*)")
+
+
 def _refused_dump() -> str | None:
-    """Why gdb could not open a dump named on its command line, None when that is not the case.
+    """Why gdb could not open the dump that it was asked to, None when that is not the case.
 
     Of a kdump-compressed file gdb says "file format not recognized", and then has no target.
     """
     from gdb_sme.core.elf import CONVERTIBLE, not_elf
 
-    with open("/proc/self/cmdline", "rb") as stream:
-        arguments = stream.read().split(b"\0")[1:]
-    for path in arguments:
+    for name in _asked_for():
+        path = os.path.expanduser(name)
         if os.path.isfile(path):
             with open(path, "rb") as stream:
                 head = stream.read(16)
             if head.startswith(CONVERTIBLE):
-                return f"{os.fsdecode(path)}: {not_elf(head)}"
+                return f"{path}: {not_elf(head)}"
     return None
+
+
+def _asked_for() -> Iterator[str]:
+    """Names that may be those of a dump: the last ones typed first, then the command line's."""
+    typed = [
+        line.strip().partition("  ")[2]  # behind its number
+        for line in gdb.execute("show commands", to_string=True).splitlines()
+    ]
+    with open("/proc/self/cmdline", "rb") as stream:
+        given = [os.fsdecode(word) for word in stream.read().split(b"\0")[1:]]
+    for words in (*reversed(typed), *given):
+        match = _OPEN_CORE.fullmatch(words.strip())
+        if match is not None:
+            yield match[1]
+        elif words in given:
+            yield words.removeprefix("--core=")
 
 
 def remote_connection() -> gdb.RemoteTargetConnection | None:

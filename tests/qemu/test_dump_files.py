@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from gdb_sme.harness.images import obtain
 from gdb_sme.harness.pytest_plugin import SharedSessions
 from gdb_sme.linux.vmcoreinfo import parse_vmcoreinfo
 from tests.cores import core, note, prstatus
+from tests.qemu.kdump import copied_out
 
 C47 = 1 << 47
 ADDRESSES = (
@@ -64,25 +63,66 @@ def vmlinux_of(live: Session) -> Path:
     return path
 
 
-def answers(run: Callable[[str], str], root: str = "") -> list[dict[str, Any]]:
-    return [json.loads(run(f"sme pte --json {root} {address}")) for address in ADDRESSES]
+def answers(gdb: Gdb, addresses: list[int], root: str = "") -> list[dict[str, Any]]:
+    return [json.loads(gdb.execute(f"sme pte --json {root} {va:#x}")) for va in addresses]
 
 
+def addresses_of(live: Session) -> list[int]:
+    """By the stub: with a dump gdb takes variables out of vmlinux where it has no such memory."""
+    return [live.gdb.evaluate(address) for address in ADDRESSES]
+
+
+MACHINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "6.1": ("debian-6.1", {}),
+    "6.12-la57-kaslr-2cpus": ("debian-6.12", {"c_bit": 51, "la57": True, "kaslr": True, "smp": 2}),
+}
+#: Answers that a dump and the stub must have in common, word for word.
+COMMANDS = (
+    "sme cr3",
+    "sme dump --json",
+    "sme dump --json --tables --root init_top_pgt",
+    "sme find --json --symbol linux_banner",
+    "sme find --json --conflicts",
+)
+
+
+def audit(gdb: Gdb) -> Any:
+    return json.loads(gdb.execute("sme audit --json").splitlines()[0])["rules"]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("option", ["", "-p "], ids=["physical", "paging"])
-def test_qemus_dumps_agree_with_its_stub(live: Session, dump_file: Path, option: str) -> None:
+def test_qemus_dumps_agree_with_its_stub(
+    booted: SharedSessions, dump_file: Path, tmp_path: Path, machine: str, option: str
+) -> None:
+    image, settings = MACHINES[machine]
+    live = booted(image, "sme", until="shell", **settings)
+    live.gdb.timeout = 240  # to read the debug information takes a busy machine minutes
+    live.gdb.execute("sme kaslr")
     live.machine.qmp.hmp(f"dump-guest-memory {option}{dump_file}")
     status = json.loads(live.gdb.execute("sme status --json"))
+    saved = tmp_path / "live.json"
+    live.gdb.execute(f"sme snapshot live --save {saved}")
     with opened(dump_file, vmlinux_of(live)) as gdb:
-        assert answers(gdb.execute) == answers(live.gdb.execute)
-        assert gdb.execute("sme cr3") == live.gdb.execute("sme cr3")
+        moved = gdb.execute("sme kaslr")
+        assert moved.startswith("symbols moved by " if "kaslr" in settings else "nothing moved: ")
+        addresses = addresses_of(live)
+        assert answers(gdb, addresses) == answers(live.gdb, addresses)
+        for command in COMMANDS:
+            assert gdb.execute(command) == live.gdb.execute(command), command
+        assert audit(gdb) == audit(live.gdb)
+        gdb.execute(f"sme snapshot live --load {saved}")
+        assert gdb.execute("sme diff live").splitlines()[-1] == "no difference"
+        gdb.execute(f"sme report {tmp_path / 'report.html'}")
         found = json.loads(gdb.execute("sme status --json"))
+    assert "memory dump" in (tmp_path / "report.html").read_text()
     same = ("scheme", "c_bit", "c_bit_source", "stage", "levels", "kernel", "phys_base", "build_id")
     assert {key: found[key] for key in same} == {key: status[key] for key in same}
-    (cpu,), (expected,) = found["cpus"], status["cpus"]
-    assert cpu["efer"] is None, "QEMU's notes have no EFER"
-    assert {**cpu, "efer": 0} == {**expected, "efer": 0}
+    assert [cpu["efer"] for cpu in found["cpus"]] == [None] * settings.get("smp", 1)
+    without = [[{**cpu, "efer": 0} for cpu in each["cpus"]] for each in (found, status)]
+    assert without[0] == without[1]
     assert found["target"] == f"QEMU's memory dump {dump_file}"
-    assert "bit 47 taken out" in found["memory"]
+    assert f"bit {settings.get('c_bit', 47)} taken out" in found["memory"]
     if not option:
         ram = sum(int(end, 16) - int(start, 16) for start, end in found["ram"])
         assert ram == (512 << 20) + (256 << 10), "RAM once, and the firmware's ROM"
@@ -117,9 +157,10 @@ def test_a_vmcore_without_control_registers(live: Session, dump_file: Path) -> N
     dump_file.write_bytes(vmcore(live))
     with opened(dump_file, vmlinux_of(live)) as gdb:
         found = json.loads(gdb.execute("sme status --json"))
-        mine = answers(gdb.execute, "--root init_top_pgt")
+        addresses = addresses_of(live)
+        mine = answers(gdb, addresses, "--root init_top_pgt")
         loaded = json.loads(gdb.execute("sme pte --json &init_top_pgt"))
-    assert mine == answers(live.gdb.execute, "--root init_top_pgt")
+    assert mine == answers(live.gdb, addresses, "--root init_top_pgt")
     # The root is the kernel's own idea of what is loaded, which is what CR3 has.
     expected = json.loads(live.gdb.execute("sme pte --json &init_top_pgt"))
     assert loaded["levels"] == expected["levels"]
@@ -140,34 +181,39 @@ def test_a_vmcore_with_no_symbols_at_all(live: Session, dump_file: Path) -> None
     assert mine["levels"] == expected["levels"]
 
 
-def copied_out(live: Session, path: str) -> str:
-    """A file of base64 lines out of the guest.
+def test_proc_kcore(live: Session, dump_file: Path) -> None:
+    """Its header and notes as the guest has them, with what RAM holds for them.
 
-    The serial port of a busy machine doubles a character now and then: of several copies of a line
-    the one that has the length of a line counts.
+    No file system can hold all of it: its offsets are as large as the address space.
     """
-    copies = zip(*(live.shell(f"cat {path}").split() for _ in range(5)), strict=True)
-    return "".join(min(lines, key=len) for lines in copies)
-
-
-def test_the_header_of_proc_kcore(live: Session) -> None:
-    live.shell("head -c 24576 /proc/kcore | gzip | base64 > /kcore")
-    head = gzip.decompress(base64.b64decode(copied_out(live, "/kcore")))
+    live.shell("head -c 24576 /proc/kcore | gzip > /kcore")
+    head = copied_out(live, "/kcore")
     assert len(head) == 24576
     found: CoreFile = parse_core(lambda offset, length: head[offset : offset + length], None)
     (vmcoreinfo,) = found.named("VMCOREINFO")
     assert vmcoreinfo.rstrip(b"\0") == vmcoreinfo_bytes(live).rstrip(b"\0")
-    image = parse_vmcoreinfo(vmcoreinfo).image
-    status = json.loads(live.gdb.execute("sme status --json"))
-    assert image is not None
-    assert (image.va, image.pa) == (
-        int(status["kernel"]["va"], 16),
-        int(status["kernel"]["pa"], 16),
-    )
     direct_map = live.gdb.evaluate("page_offset_base")
     ram = [each for each in found.segments if each.va - each.pa == direct_map]
     assert sum(each.size for each in ram) > (480 << 20)
     assert any(each.pa == (1 << 64) - 1 for each in found.segments), "vmalloc has no one pa"
+
+    notes = b"".join(note(each.name, each.kind, each.data) for each in found.notes)
+    segments = [
+        (each.va, each.pa, os.pread(live.machine.ram_fd, each.size, each.pa)
+         if each.pa < live.machine.config.memory else bytes(4096))
+        for each in found.segments
+    ]  # fmt: skip
+    dump_file.write_bytes(core(notes, segments))
+    addresses = addresses_of(live)
+    with opened(dump_file, vmlinux_of(live)) as gdb:
+        status = json.loads(gdb.execute("sme status --json"))
+        mine = answers(gdb, addresses, "--root init_top_pgt")
+        audited = [each["name"] for each in audit(gdb) if each["verdict"] == "fail"]
+    assert mine == answers(live.gdb, addresses, "--root init_top_pgt")
+    expected = json.loads(live.gdb.execute("sme status --json"))["kernel"]
+    assert status["kernel"] == {**expected, "found_by": "VMCOREINFO"}
+    assert (status["scheme"], status["c_bit"], status["stage"]) == ("sme", 47, "running")
+    assert audited == []
 
 
 def test_a_dump_of_another_kernel(live: Session, dump_file: Path) -> None:
@@ -181,15 +227,49 @@ def test_a_dump_of_another_kernel(live: Session, dump_file: Path) -> None:
     assert "0x01000000  r-x kernel" in walk
 
 
-def test_a_compressed_dump_names_the_tool(live: Session, dump_file: Path) -> None:
-    """As `dump-guest-memory -z` begins, and as makedumpfile's own files do."""
-    for head, tool in ((b"makedumpfile".ljust(16, b"\0"), "makedumpfile -R"), (b"KDUMP   ", "-E")):
-        dump_file.write_bytes(head + struct.pack("<I", 6) + bytes(4096))
-        with opened(dump_file, vmlinux_of(live)) as gdb:
-            failed = gdb.run("sme status")
-        assert failed.error is not None
-        assert failed.error.startswith(f"sme status: {dump_file}: the dump is ")
-        assert tool in failed.error
+#: As `dump-guest-memory -z` begins, and as makedumpfile's own files do.
+CONVERTIBLE = pytest.mark.parametrize(
+    ("head", "tool"),
+    [
+        (b"makedumpfile".ljust(16, b"\0"), "makedumpfile -R DUMP < FLATTENED"),
+        (b"KDUMP   ", "makedumpfile -E -d 0 /proc/vmcore DUMP"),
+    ],
+    ids=["flattened", "compressed"],
+)
+
+
+def compressed(path: Path, head: bytes) -> None:
+    path.write_bytes(head + struct.pack("<I", 6) + bytes(4096))
+
+
+@CONVERTIBLE
+@pytest.mark.parametrize("given", [["{}"], ["-c", "{}"], ["--core={}"], ["-ex", "core-file {}"]])
+def test_a_dump_to_convert_names_the_tool(
+    dump_file: Path, head: bytes, tool: str, given: list[str]
+) -> None:
+    compressed(dump_file, head)
+    with Gdb([word.format(dump_file) for word in given]) as gdb:
+        gdb.execute(f"source {PLUGIN}")
+        failed = gdb.run("sme status")
+    assert failed.error is not None
+    assert failed.error.startswith(f"sme status: {dump_file}: the dump is ")
+    assert tool in failed.error
+
+
+@CONVERTIBLE
+@pytest.mark.parametrize("typed", ["core-file {}", "target core {}"])
+def test_a_dump_to_convert_opened_by_hand(
+    dump_file: Path, head: bytes, tool: str, typed: str
+) -> None:
+    compressed(dump_file, head)
+    with Gdb() as gdb:
+        gdb.execute(f"source {PLUGIN}")
+        gdb.child.sendline(typed.format(dump_file))
+        gdb.child.expect_exact("file format not recognized")
+        failed = gdb.run("sme status")
+    assert failed.error is not None
+    assert failed.error.startswith(f"sme status: {dump_file}: the dump is ")
+    assert tool in failed.error
 
 
 def test_a_truncated_dump(live: Session, dump_file: Path) -> None:

@@ -10,11 +10,12 @@ import gdb
 
 from gdb_sme.commands.base import Arguments, SmeCommand
 from gdb_sme.commands.progress import Progress
-from gdb_sme.errors import TargetError, UsageError
+from gdb_sme.errors import SymbolError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from gdb_sme.linux.cr3check import Cr3Report
     from gdb_sme.linux.trace import Timeline
     from gdb_sme.render.report import Report as Made
 
@@ -76,10 +77,15 @@ def collect() -> Made:
     kernel = session.kernel
     with Progress("sme report: at") as progress:
         result, view = audit(kernel, session.cpu, progress=progress)
+    checked: Cr3Report | str
+    try:
+        checked = check_cr3(kernel)
+    except SymbolError as error:  # of a kernel without symbols the rest can still be shown
+        checked = str(error)
     return Made(
         kernel=banner(kernel),
         status=status(kernel, session.target.title, session.symbols.file),
-        cr3=check_cr3(kernel),
+        cr3=checked,
         audit=result,
         rows=rows(view, result),
         trace=_trace(),

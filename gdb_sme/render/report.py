@@ -15,7 +15,7 @@ from gdb_sme.render import cr3 as cr3_view
 from gdb_sme.render import status as status_view
 from gdb_sme.render import svg
 from gdb_sme.render import trace as trace_view
-from gdb_sme.render.document import Document
+from gdb_sme.render.document import Document, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Report:
     Attributes:
         kernel: the kernel's banner, may be empty.
         status: the answer of `sme status`.
-        cr3: the answer of `sme cr3`.
+        cr3: the answer of `sme cr3`, or why there is none.
         audit: the answer of `sme audit`.
         rows: the map.
         trace: the answer of `sme trace show`, None without a trace.
@@ -33,7 +33,7 @@ class Report:
 
     kernel: str
     status: Status
-    cr3: Cr3Report
+    cr3: Cr3Report | str
     audit: Audit
     rows: tuple[Row, ...]
     trace: Timeline | None
@@ -54,10 +54,9 @@ class Report:
     @property
     def sections(self) -> tuple[tuple[str, Document], ...]:
         """Title and text of what is text: status, CR3, trace."""
-        out = [
-            ("Status", status_view.text(self.status)),
-            ("CR3", cr3_view.text(self.cr3)),
-        ]
+        cr3 = self.cr3
+        checked = Document(((plain(cr3),),)) if isinstance(cr3, str) else cr3_view.text(cr3)
+        out = [("Status", status_view.text(self.status)), ("CR3", checked)]
         if self.trace is not None:
             out.append(("Trace of early boot", trace_view.text(self.trace)))
         return tuple(out)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from gdb_sme.errors import ReadError
 from gdb_sme.linux.audit.model import Outcome, Place, judged, not_applicable, rule
 from gdb_sme.linux.audit.view import View
-from gdb_sme.linux.cr3check import check_cr3
+from gdb_sme.linux.cr3check import check_cr3, missing_image
 from gdb_sme.linux.stage import Stage
 
 _GATE = 16
@@ -22,6 +22,8 @@ _PROTECTIONS = 16
 )
 def cr3(view: View) -> Outcome:
     """The check of `sme cr3`."""
+    if view.kernel.symbols.address("_text") is None:
+        return not_applicable(missing_image(view.kernel))
     report = check_cr3(view.kernel)
     if all(check.skipped for check in report.cpus):
         return not_applicable(report.cpus[0].conclusion)
@@ -113,6 +115,8 @@ def masks_agree(view: View) -> Outcome:
     known = [
         each for each in variables[1 if shared else 0 : 3 if shared else 4] if each[1] is not None
     ]
+    if not known:
+        return not_applicable("none of these variables can be read")
     places = (
         Place(None, kernel.pa_of(name), 8, f"{name} {value:#x} does not fit C-bit mask {mask:#x}",
               raw=value)

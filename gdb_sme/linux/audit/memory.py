@@ -115,7 +115,7 @@ def lower_half_encrypted(view: View) -> Outcome:
 def boot_data_unmapped(view: View) -> Outcome:
     """Leaves without the C-bit in the direct map of early_top_pgt."""
     if view.stage >= Stage.INIT:
-        return not_applicable("early_top_pgt is not in use any more")
+        return not_applicable("early_top_pgt is not in use")
     region = view.direct_map
     bare = [r for r in view.within(region.start, region.end) if not r.attributes.encrypted]
     found = view.kernel.symbols.nearest(_link_address(view))

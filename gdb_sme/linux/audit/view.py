@@ -204,6 +204,8 @@ class View:
 def audited_root(kernel: Kernel, cpu: CpuState) -> Root:
     """The root of ``cpu`` (`root_of_cpu`); init_top_pgt where that is no table that is known.
 
+    With no symbols at all no table is known, and the one in CR3 is taken as it is.
+
     Raises:
         TargetError: the kernel is not on tables of its own yet, or there is none to be had.
     """
@@ -219,6 +221,8 @@ def audited_root(kernel: Kernel, cpu: CpuState) -> Root:
                     f"CPU {cpu.index} is not on the kernel's own tables but on {table.name}; "
                     "continue to x86_64_start_kernel or later"
                 )
+            return root
+        if kernel.symbols.address("_text") is None:
             return root
     init = root_of_symbol(kernel, "init_top_pgt")
     if init is None:

@@ -14,7 +14,8 @@ from gdb_sme.core.elf import CoreFile, Read, Segment
 from gdb_sme.core.ports import Range
 from gdb_sme.errors import ReadError
 
-NT_PRSTATUS = 1
+#: Types of the notes of owner CORE (include/uapi/linux/elf.h): no machine has an auxiliary vector.
+NT_PRSTATUS, NT_AUXV = 1, 6
 
 # struct QEMUCPUState of QEMU's target/i386/arch_dump.c, 7.2: version, size, 18 registers, 10
 # segment registers of 24 bytes each, cr[5].

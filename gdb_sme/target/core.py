@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import gdb
 
 from gdb_sme.core.cr3 import CpuState
-from gdb_sme.core.dump import DumpMemory, dump_cpus
+from gdb_sme.core.dump import NT_AUXV, DumpMemory, dump_cpus
 from gdb_sme.core.elf import ET_CORE, CoreFile, Read, parse_core
 from gdb_sme.errors import TargetError
 from gdb_sme.linux.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
@@ -101,6 +101,8 @@ def open_dump() -> Dump | None:
     path = _core_path()
     file = File(path)
     core = parse_core(file.read, file.size)
+    if core.named("CORE", NT_AUXV):
+        raise TargetError(f"{path} is the dump of a process, not of a machine")
     if not core.segments:
         raise TargetError(f"{path} holds no memory, only notes; is it complete?")
     vmcoreinfo = _vmcoreinfo(core)

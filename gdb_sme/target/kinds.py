@@ -98,5 +98,6 @@ def find_target(kind: str) -> Target:
     what = connection.description if connection is not None else "unknown"
     raise TargetError(
         f"the target ({what}) is not one that is known; probed: {', '.join(names)}; "
-        "for QEMU: target remote /path/of/qemu-gdb.sock; to name it by hand: set sme target"
+        "for QEMU: target remote /path/of/qemu-gdb.sock; to name it by hand: set sme target "
+        f"{', '.join(PROBES)}"
     )

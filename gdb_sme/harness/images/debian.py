@@ -17,6 +17,7 @@ from pathlib import Path
 from gdb_sme.errors import ImageError
 from gdb_sme.harness.images import apt
 from gdb_sme.harness.images.progress import Progress
+from gdb_sme.harness.images.relocations import drop_relocations
 from gdb_sme.harness.images.source import Taken
 
 ARCHITECTURE = "amd64"
@@ -120,6 +121,7 @@ class DebianSource:
         apt.extract(image, (f"boot/{kernel}", f"boot/{config}"), work, progress)
         (debug,) = debs.glob(f"{candidate.debug}_*.deb")
         apt.extract(debug, (f"usr/lib/debug/boot/{vmlinux}",), work, progress)
+        drop_relocations(work / vmlinux)
         shutil.rmtree(debs)
         return Taken(
             version=candidate.version,

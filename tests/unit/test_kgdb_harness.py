@@ -122,7 +122,7 @@ def test_recipe(tree: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["bzImage", "config", "vmlinux"]
     options = (out / "config").read_text()
     assert "CONFIG_EFI_STUB=y" in options
-    assert "# CONFIG_RANDOMIZE_BASE is not set" in options
+    assert "CONFIG_RANDOMIZE_BASE=y" in options
     assert (out / "vmlinux").read_text() == CORE
 
 

@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "list":
                 _list()
             case "fetch":
-                for name in options.names:
-                    _print(image.obtain(name, progress=progress))
+                for obtained in image.obtain_all(options.names, progress=progress):
+                    _print(obtained)
             case "update":
                 _print(image.update(options.name, progress=progress))
             case "path":

@@ -3,7 +3,8 @@
 
 The package is unpacked into the cache and not installed. The recipe is a Makefile in this clone:
 ``make -f RECIPE/Makefile SOURCE=tree SERIES=series VARIANT=variant OUT=directory`` changes the tree
-as the variant needs and leaves ``bzImage``, ``vmlinux`` and ``config`` in the directory.
+as the variant needs and leaves ``bzImage``, ``vmlinux`` and ``config`` in the directory. A tree in
+which another variant was built is as good as a fresh one.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class DebianTreeSource:
         suites: where Debian has it, for people.
         directory: of the recipe.
         variants: values of VARIANT that it takes, the default first.
+        trees: where a tree is kept for the next variant; None when it is not.
     """
 
     series: str
     suites: str
     directory: Path
     variants: tuple[str, ...]
+    trees: Path | None = None
 
     @property
     def package(self) -> str:
@@ -58,8 +61,36 @@ class DebianTreeSource:
     ) -> Taken:
         """See ``source.Source``; the recipe is always taken as it stands now."""
         wanted = None if version is None else version.rpartition(_SEPARATOR)[0]
-        debs = work / "debs"
-        debs.mkdir()
+        trees = self.trees or work / "trees"
+        found = self._unpacked(wanted, trees) or self._unpack(wanted, trees, progress)
+        tree = trees / found / self.package
+        command = ["make", "-f", str(self.directory / "Makefile"), f"SOURCE={tree}"]
+        command += [f"SERIES={self.series}", f"OUT={work}"]
+        if variant is not None:
+            command.append(f"VARIANT={variant}")
+        run_make(command, f"building Linux {found} {variant or ''}".rstrip(), progress)
+        missing = [name for name in FILES if not (work / name).is_file()]
+        if missing:
+            raise ImageError(f"`{' '.join(command)}` made no {' and no '.join(missing)}")
+        if trees != self.trees:
+            shutil.rmtree(trees)
+        return Taken(
+            version=self._version(found),
+            kernel=FILES[0],
+            vmlinux=FILES[1],
+            files=FILES,
+            origin=(f"{self.package} {found}, built by {self.directory.name}/Makefile",),
+        )
+
+    def _unpacked(self, wanted: str | None, trees: Path) -> str | None:
+        """Version of the tree that is there already and will do, None without one."""
+        found = [path.parent.name for path in trees.glob(f"*/{self.package}")]
+        return next((version for version in found if wanted in (None, version)), None)
+
+    def _unpack(self, wanted: str | None, trees: Path, progress: Progress) -> str:
+        """Put the tree of version ``wanted``, or the newest, into ``trees``; its version."""
+        debs = trees / f"{self.package}.debs"
+        debs.mkdir(parents=True)
         try:
             found = self._download(wanted, debs, progress)
         except ImageError:
@@ -72,25 +103,10 @@ class DebianTreeSource:
         deb.unlink()
         _unpack(debs / archive, progress)
         (debs / archive).unlink()
-        tree = debs / self.package
-        if not (tree / "Makefile").is_file():
+        if not (debs / self.package / "Makefile").is_file():
             raise ImageError(f"{self.package} {found} has no kernel's Makefile in {self.package}/")
-        command = ["make", "-f", str(self.directory / "Makefile"), f"SOURCE={tree}"]
-        command += [f"SERIES={self.series}", f"OUT={work}"]
-        if variant is not None:
-            command.append(f"VARIANT={variant}")
-        run_make(command, f"building Linux {found} {variant or ''}".rstrip(), progress)
-        missing = [name for name in FILES if not (work / name).is_file()]
-        if missing:
-            raise ImageError(f"`{' '.join(command)}` made no {' and no '.join(missing)}")
-        shutil.rmtree(debs)
-        return Taken(
-            version=self._version(found),
-            kernel=FILES[0],
-            vmlinux=FILES[1],
-            files=FILES,
-            origin=(f"{self.package} {found}, built by {self.directory.name}/Makefile",),
-        )
+        debs.rename(trees / found)
+        return found
 
     def _version(self, package_version: str) -> str:
         return f"{package_version}{_SEPARATOR}{recipe_hash(self.directory)}"

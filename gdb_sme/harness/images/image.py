@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdb_sme.errors import ImageError
 from gdb_sme.harness.images import manifest
 from gdb_sme.harness.images.buildid import elf_build_id, kernel_build_id
 from gdb_sme.harness.images.cache import DamagedError, Record, Slot, cache_directory
+from gdb_sme.harness.images.debian_source import DebianTreeSource
 from gdb_sme.harness.images.initramfs import SHELL_MARKER, initramfs
 from gdb_sme.harness.images.manifest import Entry
 from gdb_sme.harness.images.progress import Progress
@@ -19,6 +20,9 @@ from gdb_sme.harness.images.progress import Progress
 # The serial console is what the harness reads. Without nokaslr, the addresses in vmlinux are not
 # those in the guest.
 USER_APPEND = "console=ttyS0 nokaslr"
+
+_TREES = "trees"
+"""The slot of the trees that variants share; it is empty but while they are built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,54 @@ def obtain(name: str, *, progress: Progress | None = None) -> Image:
     Raises:
         ImageError: there is no such image, or it cannot be fetched.
     """
-    progress = progress or Progress()
     entry, variant = manifest.find(name, manifest.load())
+    return _obtain(entry, variant, progress or Progress())
+
+
+def obtain_all(names: Sequence[str], *, progress: Progress | None = None) -> Iterator[Image]:
+    """Every image of ``names``, each as by ``obtain``, as soon as it is there.
+
+    Variants that are built from one package's sources share the tree with them, and what was
+    compiled in it, until the last image is there.
+
+    Raises:
+        ImageError: as ``obtain``; one of a name that is unknown comes before any work.
+    """
+    progress = progress or Progress()
+    entries = manifest.load()
+    wanted = [manifest.find(name, entries) for name in names]
+    built = [
+        entry.source
+        for entry, variant in wanted
+        if isinstance(entry.source, DebianTreeSource) and not _cached(entry, variant, progress)
+    ]
+    with ExitStack() as stack:
+        trees = None
+        if len({source.package for source in built}) < len(built):
+            stack.enter_context(_cache_errors(_TREES))
+            slot = Slot(cache_directory(), _TREES)
+            stack.enter_context(slot.locked(progress))
+            trees = stack.enter_context(slot.work())
+        for entry, variant in wanted:
+            source = entry.source
+            if isinstance(source, DebianTreeSource):
+                source = replace(source, trees=trees)
+            yield _obtain(replace(entry, source=source), variant, progress)
+
+
+def _cached(entry: Entry, variant: str | None, progress: Progress) -> Record | None:
+    """The record of an image that needs no fetching, None when it does."""
+    label = _label(entry, variant)
+    with _cache_errors(label), suppress(DamagedError):
+        return _wanted(Slot(cache_directory(), label), entry, progress)
+    return None
+
+
+def _obtain(entry: Entry, variant: str | None, progress: Progress) -> Image:
     label = _label(entry, variant)
     slot = Slot(cache_directory(), label)
     with _cache_errors(label):
-        try:
-            record = _wanted(slot, entry, progress)
-        except DamagedError:
-            record = None
+        record = _cached(entry, variant, progress)
         if record is None:
             with slot.locked(progress):
                 record = _fetch_unless_there(slot, entry, variant, progress)

@@ -29,6 +29,7 @@ else:
     from gdb_sme.commands.snapshot import Diff, Snapshot
     from gdb_sme.commands.status import Status
     from gdb_sme.commands.trace import TRACES, Trace
+    from gdb_sme.target.hardware import WARNING
     from gdb_sme.target.probe import Silent
 
     COMMANDS = (
@@ -107,3 +108,5 @@ else:
             event.connect(Silent.delete_retired)
             event.connect(EMULATIONS.cancel)
             event.connect(TRACES.disconnected)
+            event.connect(WARNING.disconnected)
+        gdb.events.breakpoint_created.connect(WARNING.created)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import gdb
 
 from gdb_sme.core.cr3 import CpuState
+from gdb_sme.core.ports import Symbols
 from gdb_sme.errors import ReadError, TargetError
 from gdb_sme.linux.directmap import DirectMapMemory
 from gdb_sme.linux.symbols import find
-from gdb_sme.target.code import function_instructions
-from gdb_sme.target.connection import one_line, remote_connection, send_packet
+from gdb_sme.target.connection import remote_connection, send_packet
 from gdb_sme.target.registers import current_cpu
 from gdb_sme.target.settings import SETTINGS
 from gdb_sme.target.symbols import GdbSymbols
@@ -26,12 +26,6 @@ _CHUNK = 504
 #: shadow_pid(): the idle task of CPU n is thread -(n + 2), in 32 bits (gdbstub.c).
 _SHADOW_CPU0 = (1 << 32) - 2
 _SHADOWS = 1 << 31
-
-SWALLOWED = (
-    "this kernel swallows kgdb's hardware breakpoints and watchpoints: perf_swevent_event() drops "
-    "their events, which are never PERF_EVENT_STATE_ACTIVE (since c9bc1753b3cc, in the stable "
-    "kernels of 2026); use break instead, or stop before mem_encrypt_init with kgdboc_earlycon"
-)
 
 
 class Line:
@@ -75,9 +69,12 @@ class Line:
 class KgdbRegisters:
     """`gdb_sme.core.ports.Registers` over kgdb_info: the CPUs that kgdb has stopped."""
 
-    def __init__(self, memory: DirectMapMemory, symbols: GdbSymbols) -> None:
+    def __init__(self, memory: DirectMapMemory) -> None:
         self._memory = memory
-        self._symbols = symbols
+
+    @property
+    def _symbols(self) -> Symbols:
+        return self._memory.symbols
 
     def cpus(self) -> tuple[CpuState, ...]:
         """See `gdb_sme.core.ports.Registers.cpus`."""
@@ -92,9 +89,10 @@ class KgdbRegisters:
                 found.append(CpuState(index, rip, cs=cs, rflags=flags, la57=la57))
         if found:
             return tuple(found)
-        # No types to look into kgdb_info with: what gdb has selected is all that is known.
-        state = current_cpu()
-        return (CpuState(0, state.rip, cs=state.cs, rflags=state.rflags, la57=la57),)
+        # No types to look into kgdb_info with: the CPU that stopped is all that is known.
+        state = current_cpu(optional=("cs",))
+        stopped = self._variable("kgdb_active", 4) or 0
+        return (CpuState(stopped, state.rip, cs=state.cs, rflags=state.rflags, la57=la57),)
 
     @property
     def current(self) -> int:
@@ -147,10 +145,10 @@ def connect() -> tuple[DirectMapMemory, KgdbRegisters] | None:
     connection = remote_connection()
     if connection is None or not (SETTINGS.target == "kgdb" or _has_shadow_cpu()):
         return None
-    symbols = GdbSymbols()
-    memory = DirectMapMemory(Line(connection).read, symbols)
-    watch_breakpoints(memory)
-    return memory, KgdbRegisters(memory, symbols)
+    memory = DirectMapMemory(
+        Line(connection).read, GdbSymbols(), lambda: current_cpu(optional=()).rip
+    )
+    return memory, KgdbRegisters(memory)
 
 
 def _has_shadow_cpu() -> bool:
@@ -159,71 +157,3 @@ def _has_shadow_cpu() -> bool:
         if thread.ptid[1] & 0xFFFFFFFF == _SHADOW_CPU0:
             return "shadowCPU0" in (thread.details or thread.name or "")
     return False
-
-
-def swallows_hardware_breakpoints(symbols: GdbSymbols) -> bool:
-    """Whether the kernel's code drops the events of kgdb's hardware breakpoints.
-
-    perf_swevent_event() (kernel/events/core.c), inlined or not, then compares perf_event.state with
-    PERF_EVENT_STATE_ACTIVE, which is 1.
-    """
-    state = symbols.field("perf_event", "state")
-    if state is None:
-        return False
-    wanted = f"$0x1,{state.offset:#x}(%"
-    for name in ("perf_bp_event", "perf_swevent_event"):
-        address = symbols.address(name)
-        try:
-            code = function_instructions(address) if address is not None else ()
-        except gdb.error as error:
-            raise TargetError(f"cannot read the code of {name} ({one_line(error)})") from error
-        if any(each.mnemonic == "cmpl" and each.operands.startswith(wanted) for each in code):
-            return True
-    return False
-
-
-class _BreakpointWarning:
-    """Tells once a connection when a hardware breakpoint is set that will never be reported."""
-
-    def __init__(self) -> None:
-        self._memory: DirectMapMemory | None = None
-        self._connected = False
-
-    def follow(self, memory: DirectMapMemory) -> None:
-        """Watch the person's breakpoints from now on, for the target with ``memory``."""
-        self._memory = memory
-        if not self._connected:
-            self._connected = True
-            gdb.events.breakpoint_created.connect(self._created)
-            gdb.events.connection_removed.connect(self._gone)
-
-    def _gone(self, _event: object) -> None:
-        self._memory = None
-
-    def _created(self, breakpoint_: gdb.Breakpoint) -> None:
-        hardware = (gdb.BP_HARDWARE_BREAKPOINT, gdb.BP_HARDWARE_WATCHPOINT)
-        memory = self._memory
-        if memory is None or breakpoint_.type not in hardware or not _late(memory):
-            return
-        if swallows_hardware_breakpoints(GdbSymbols()):
-            self._memory = None
-            gdb.write(f"warning: {SWALLOWED}\n", gdb.STDERR)
-
-
-def _late(memory: DirectMapMemory) -> bool:
-    """Whether kgdb uses perf for hardware breakpoints by now (dbg_is_early, debug_core.c)."""
-    address, image = GdbSymbols().address("dbg_is_early"), memory.image
-    if address is None or image is None:
-        return True
-    try:
-        return not memory.read_virtual(image.va_of(address), 1)[0]
-    except ReadError:
-        return True
-
-
-_WARNING = _BreakpointWarning()
-
-
-def watch_breakpoints(memory: DirectMapMemory) -> None:
-    """Warn of hardware breakpoints on kernels that swallow them."""
-    _WARNING.follow(memory)

@@ -213,7 +213,9 @@ def _without_cr3(kernel: Kernel, cpu: CpuState) -> CpuCheck:
     """Nothing to compare: what the kernel would have loaded, and that it is no more than that."""
     table = tables.kernels_table(kernel, cpu)
     text = "this target gives no CR3: neither its address nor its C-bit can be checked"
-    if table is not None:
+    if table is not None and table.detail == tables.NO_TASK:
+        text += f"; nor is the value to be had that the kernel has loaded: {table.detail}"
+    elif table is not None:
         raw = tables.build_cr3(kernel, cpu, table)
         more = f", {table.detail}" if table.detail else ""
         text += f"; by its variables the kernel has loaded {raw:#018x}, {table.name}{more}"

@@ -40,24 +40,44 @@ class DirectMapMemory:
     Args:
         read: ``read(va, length)`` reads kernel memory and raises ReadError where it cannot.
         symbols: the symbol file's view.
+        rip: where a CPU stands; one that stands in the kernel shortens the search for it.
+
+    Attributes:
+        symbols: those in use at this stop.
     """
 
     name = "the kernel's own mappings: image and direct map"
 
-    def __init__(self, read: Callable[[int, int], bytes], symbols: Symbols) -> None:
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        symbols: Symbols,
+        rip: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._read = read
-        self._symbols = symbols
+        self._rip = rip
+        self.symbols = symbols
         self._words: dict[int, bytes] = {}
         self._image: KernelImage | None = None
-        self._not_of: str | None = None
+        self._searched = False
+        self._finding = False
+        self._identity: tuple[int | None, str | None] | None = None
         self._kernel: Kernel | None = None
         self._direct_map: Range | None = None
         self._ram: tuple[Range, ...] | None = None
 
     # -- one stop --------------------------------------------------------------------------------
 
-    def new_stop(self) -> None:
-        """Forget what was read: the target has run, or something was written."""
+    def new_stop(self, symbols: Symbols) -> None:
+        """Forget what was read: the target has run, or something was written.
+
+        Args:
+            symbols: to go on with.
+        """
+        identity = symbols.address("_text"), symbols.build_id
+        if identity != self._identity:
+            self._identity, self._image, self._searched = identity, None, False
+        self.symbols = symbols
         self._words.clear()
         self._kernel = None
         self._direct_map = None
@@ -65,11 +85,13 @@ class DirectMapMemory:
 
     @property
     def image(self) -> KernelImage | None:
-        """Where the kernel image lies; None when the symbols are not the running kernel's."""
-        key = self._symbols.build_id or ""
-        if self._image is None and self._not_of != key:
+        """Where the kernel image lies; None when the symbols are not the running kernel's.
+
+        Looked for once for the same symbols at the same addresses.
+        """
+        if not self._searched:
             self._image = self._find_image()
-            self._not_of = None if self._image else key
+            self._searched = True
         return self._image
 
     @property
@@ -83,27 +105,30 @@ class DirectMapMemory:
 
     def _find_image(self) -> KernelImage | None:
         """The image by its build-id: where the symbols have it, then wherever KASLR can put it."""
-        text, end = self._symbols.address("_text"), self._symbols.address("_end")
+        text, end = self.symbols.address("_text"), self.symbols.address("_end")
         if text is None or end is None:
             return None
-        slots = range(
-            START_KERNEL_MAP + text % PMD.span, START_KERNEL_MAP + KERNEL_IMAGE_SIZE, PMD.span
-        )
-        for va in (text, *slots):
-            if is_own_image(_Virtual(self), self._symbols, text - va):
+        last = START_KERNEL_MAP + KERNEL_IMAGE_SIZE
+        slots = range(START_KERNEL_MAP + text % PMD.span, last, PMD.span)
+        rip = self._rip()
+        # Modules are above the last slot: what is below is the image.
+        around = START_KERNEL_MAP <= rip < last
+        near = (va for va in slots if not around or 0 <= rip - va < end - text)
+        for va in (text, *near):
+            if is_own_image(_Virtual(self), self.symbols, text - va):
                 how = "the symbols' addresses" if va == text else "a search of the high mapping"
                 return self._place(text, va, end, how)
         return None
 
     def _place(self, text: int, va: int, end: int, how: str) -> KernelImage | None:
-        phys_base = self._symbols.address("phys_base")
+        phys_base = self.symbols.address("phys_base")
         if phys_base is None:
             return None
         base = int.from_bytes(self._cached(phys_base + va - text, 8), "little")
         return KernelImage(text, va, (va - START_KERNEL_MAP + base) & U64, end, how)
 
     def _value(self, name: str, size: int) -> int | None:
-        address, image = self._symbols.address(name), self.image
+        address, image = self.symbols.address(name), self.image
         if address is None or image is None:
             return None
         try:
@@ -116,7 +141,7 @@ class DirectMapMemory:
             cpu = CpuState(0, 0, la57=self.five_levels)
             hints = (self.image,) if self.image else ()
             self._kernel = Kernel(
-                self, self._symbols, (cpu,), hints=hints, virtual=self.read_virtual
+                self, self.symbols, (cpu,), hints=hints, virtual=self.read_virtual
             )
         return self._kernel
 
@@ -124,7 +149,11 @@ class DirectMapMemory:
         """The direct map's addresses."""
         if self._direct_map is None:
             cpu = CpuState(0, 0, la57=self.five_levels)
-            base = page_offset_base(self._kernel_now(), cpu)
+            self._finding = True
+            try:
+                base = page_offset_base(self._kernel_now(), cpu)
+            finally:
+                self._finding = False
             bits = 52 if cpu.mode is LEVEL5 else 46
             self._direct_map = Range(base, base + (1 << bits))
         return self._direct_map
@@ -155,7 +184,7 @@ class DirectMapMemory:
                 return self._cached(pa - image.pa + image.va, length)
             except ReadError:
                 # Page-table isolation unmaps what was freed of the image, not its direct map.
-                if on_early_tables(self._kernel_now()):
+                if self._finding or on_early_tables(self._kernel_now()):
                     raise
         elif on_early_tables(self._kernel_now()):
             raise ReadError(pa, length, _EARLY_FAULT)

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from gdb_sme.core.cr3 import CpuState
 from gdb_sme.core.entry import PRESENT
-from gdb_sme.errors import ReadError
+from gdb_sme.errors import ReadError, TargetError
 from gdb_sme.linux.image import START_KERNEL_MAP
 from gdb_sme.linux.kernel import Kernel
 
@@ -161,10 +161,21 @@ def page_offset_base(kernel: Kernel, cpu: CpuState) -> int:
     """Start of the direct map: the variable, or PAGE_OFFSET without CONFIG_RANDOMIZE_MEMORY.
 
     Documentation/x86/x86_64/mm.rst (6.1); 4.20 moved it up to make room for the LDT remap.
+
+    Raises:
+        TargetError: the kernel has the variable, and it cannot be read.
     """
-    value = kernel.read_symbol("page_offset_base")
-    if value:
-        return value
+    at = kernel.pa_of("page_offset_base")
+    if at is not None:
+        try:
+            value = int.from_bytes(kernel.memory.read(at, 8), "little")
+        except ReadError as error:
+            raise TargetError(
+                f"page_offset_base cannot be read ({error}): where the direct map begins is not "
+                "known, nor are the tables in it; try again, or connect again"
+            ) from error
+        if value:
+            return value
     five = cpu.mode.va_bits == 57
     today, before = (0xFF11 << 48, 0xFF10 << 48) if five else (0xFFFF8880 << 32, 0xFFFF8800 << 32)
     # The LDT remap, at the older place since then, is in the tables of tasks alone.

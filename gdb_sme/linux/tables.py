@@ -15,6 +15,7 @@ from gdb_sme.linux.stage import (
     initmem_freed,
     on_early_tables,
     page_offset_base,
+    system_state_at_least,
 )
 
 
@@ -101,17 +102,25 @@ def loaded_table(kernel: Kernel, cpu: CpuState) -> Table | None:
 def kernels_table(kernel: Kernel, cpu: CpuState) -> Table | None:
     """The table that ``cpu`` walks by the kernel's own variables, for targets without CR3.
 
-    early_top_pgt while it is in force; then cpu_tlbstate.loaded_mm->pgd, the current task's
-    active_mm->pgd, or init_top_pgt, whichever can be read first.
+    early_top_pgt while it is in force; then cpu_tlbstate.loaded_mm->pgd or the current task's
+    active_mm->pgd, whichever can be read first; for want of both init_top_pgt, with `NO_TASK`.
     """
     if kernel.image is not None and on_early_tables(kernel):
         return early_table(kernel)
-    found = loaded_table(kernel, cpu) or _active_table(kernel, cpu) or init_table(kernel)
-    if found is None or not isolated(kernel):
+    found = loaded_table(kernel, cpu) or _active_table(kernel, cpu)
+    if found is None:
+        init = init_table(kernel)
+        if init is None or not system_state_at_least(kernel, "SYSTEM_RUNNING"):
+            return init
+        return replace(init, detail=NO_TASK)
+    if not isolated(kernel):
         return found
     pair = f"user half of page-table isolation at {found.pa | 0x1000:#x}"
     return replace(found, detail=f"{found.detail}, {pair}" if found.detail else pair)
 
+
+#: Detail of init_top_pgt where it is all that is known: it has the kernel's half alone.
+NO_TASK = "the task's own table is not known, and user addresses with it"
 
 #: X86_CR3_LAM_U57_BIT (arch/x86/include/uapi/asm/processor-flags.h, 6.4 and later).
 _LAM_U57_BIT = 61

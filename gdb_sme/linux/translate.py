@@ -125,7 +125,8 @@ def root_of_cpu(kernel: Kernel, cpu: CpuState) -> Root:
             raise TargetError(f"this target gives no CR3, and {_untold(kernel)}")
         source = f"{known.name} of CPU {cpu.index}, by the kernel's variables"
         raw = kernel.sme_pa(known.pa)
-        return Root(known.pa, raw, bool(kernel.enc.mask), source, known.name)
+        half = ", the kernel's half alone" if known.detail == tables.NO_TASK else ""
+        return Root(known.pa, raw, bool(kernel.enc.mask), source, known.name + half)
     if not cpu.paging:
         raise TargetError(
             f"paging is off on CPU {cpu.index}; continue to long mode, or name a root with --root"

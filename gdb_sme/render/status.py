@@ -10,6 +10,7 @@ from gdb_sme.core.paging import PMD
 from gdb_sme.linux.macros import match_entry
 from gdb_sme.linux.stage import Stage
 from gdb_sme.linux.status import CpuStatus, Status
+from gdb_sme.linux.tables import NO_TASK
 from gdb_sme.render.document import (
     GAP,
     Document,
@@ -160,8 +161,8 @@ def _without_cr3(cpu: CpuStatus) -> tuple[Span, ...]:
     if cpu.kernels is None:
         return (none,)
     known = cpu.kernels
-    spans = [none, plain("; the kernel walks "), name(known.name), plain(" at ")]
-    spans.append(number(hex_pa(known.pa)))
+    walks = "; " if known.detail == NO_TASK else "; the kernel walks "
+    spans = [none, plain(walks), name(known.name), plain(" at "), number(hex_pa(known.pa))]
     return (*spans, comment(f", {known.detail}")) if known.detail else tuple(spans)
 
 

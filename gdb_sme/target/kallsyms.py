@@ -31,6 +31,11 @@ def read_system_map(path: str) -> UntypedSymbols:
         raise SymbolError(f"cannot read {path}: {error.strerror}") from error
 
 
+def given_symbols() -> KernelSymbols:
+    """The symbols that the person gave: `set sme system-map` first, else gdb's, if it has any."""
+    return GdbSymbols() if SETTINGS.system_map is None else SETTINGS.system_map
+
+
 class SymbolChoice:
     """Chooses at every stop; keeps what was read from the guest as long as the target lasts."""
 
@@ -48,10 +53,8 @@ class SymbolChoice:
 
         gdb's, though they are of no use, when there is no kernel to read any from.
         """
-        if SETTINGS.system_map is not None:
-            return SETTINGS.system_map
-        symbols = GdbSymbols()
-        if symbols.address("_text") is not None:
+        symbols = given_symbols()
+        if isinstance(symbols, UntypedSymbols) or symbols.address("_text") is not None:
             return symbols
         place = mapped_image(memory, cpus)
         if place is None and vmcoreinfo is not None and vmcoreinfo.image is not None:

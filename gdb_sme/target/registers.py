@@ -64,9 +64,13 @@ class GdbRegisters:
             return tuple(_state(thread) for thread in threads)
 
 
-def current_cpu() -> CpuState:
-    """The state of the CPU that is selected in gdb, without touching the selection."""
-    return _read(gdb.selected_thread())
+def current_cpu(optional: tuple[str, ...] = _OPTIONAL) -> CpuState:
+    """The state of the CPU that is selected in gdb, without touching the selection.
+
+    Args:
+        optional: the registers to ask for beside rip and eflags.
+    """
+    return _read(gdb.selected_thread(), optional)
 
 
 def _index(thread: gdb.InferiorThread) -> int:
@@ -78,13 +82,13 @@ def _state(thread: gdb.InferiorThread) -> CpuState:
     return _read(thread)
 
 
-def _read(thread: gdb.InferiorThread) -> CpuState:
+def _read(thread: gdb.InferiorThread, names: tuple[str, ...] = _OPTIONAL) -> CpuState:
     """The state of the CPU that is selected, which is ``thread``'s."""
     try:
         frame = gdb.newest_frame()
         rip = read_register(frame, "rip")
         rflags = read_register(frame, "eflags")
-        optional: dict[str, Any] = {name: read_register(frame, name) for name in _OPTIONAL}
+        optional: dict[str, Any] = {name: read_register(frame, name) for name in names}
     except gdb.error as error:
         raise TargetError(
             f"cannot read the registers of CPU {_index(thread)} ({one_line(error)})"

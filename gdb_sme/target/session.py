@@ -12,7 +12,7 @@ from gdb_sme.errors import TargetError
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.target.connection import require_stopped
-from gdb_sme.target.kallsyms import KernelSymbols, SymbolChoice
+from gdb_sme.target.kallsyms import KernelSymbols, SymbolChoice, given_symbols
 from gdb_sme.target.kinds import Target, find_target
 from gdb_sme.target.qemu import QemuPhysMemory
 from gdb_sme.target.settings import SETTINGS
@@ -118,7 +118,7 @@ class Sessions:
         target = self._find_target()
         virtual = target.virtual
         if virtual is not None:
-            virtual.new_stop()
+            virtual.new_stop(given_symbols())
         cpus = target.registers.cpus()
         symbols = self._symbols.choose(target.memory, cpus, target.vmcoreinfo)
         key = gdb.selected_inferior().num

@@ -374,7 +374,7 @@ def test_without_cr3_init_top_pgt_is_audited() -> None:
     kernel = machine.kernel()
     kernel.cpus = (replace(kernel.cpus[0], cr3=None),)
     result, view = audit(kernel, kernel.cpus[0])
-    assert view.root.table == "init_top_pgt"
+    assert view.root.table == "init_top_pgt, the kernel's half alone"
     assert found(result, "cr3").outcome.verdict is Verdict.NOT_APPLICABLE
     machine.symbols.remove("init_top_pgt")
     blind = machine.kernel()

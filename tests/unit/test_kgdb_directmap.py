@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from gdb_sme.core.ports import Range
-from gdb_sme.errors import ReadError
+from gdb_sme.errors import ReadError, TargetError
 from gdb_sme.linux.directmap import DirectMapMemory
 from tests.fakes import FakeSymbols
 
@@ -52,6 +52,7 @@ class Guest:
         build_id: bytes = BUILD_ID,
     ) -> None:
         self.reads: list[tuple[int, int]] = []
+        self.broken = -1
         self._parts: dict[int, bytearray] = {TEXT + koff: bytearray(SIZE)}
         self._direct = Range(direct, direct + RAM.end)
         self._koff = koff
@@ -86,6 +87,8 @@ class Guest:
 
     def read(self, va: int, length: int) -> bytes:
         self.reads.append((va, length))
+        if va <= self.broken < va + length:
+            raise ReadError(va, length, "E14", "virtual")
         for start, part in self._parts.items():
             if start <= va and va + length <= start + len(part):
                 return bytes(part[va - start : va - start + length])
@@ -152,8 +155,44 @@ def test_a_new_stop_reads_anew() -> None:
     assert memory.read(0x1005000, 8) == bytes(8)
     guest.put(TEXT + 0x5000, b"\x33" * 8)
     assert memory.read(0x1005000, 8) == bytes(8)
-    memory.new_stop()
+    memory.new_stop(memory.symbols)
     assert memory.read(0x1005000, 8) == b"\x33" * 8
+
+
+def test_a_cpu_in_the_kernel_shortens_the_search() -> None:
+    koff = 0x16000000
+    guest = Guest(koff=koff, phys_base=-koff & (1 << 64) - 1)
+    memory = DirectMapMemory(guest.read, Symbols(SYMBOLS), lambda: TEXT + koff + 0x1234)
+    assert memory.image is not None
+    assert memory.image.koff == koff
+    assert len(guest.reads) < 5
+    other = Guest(koff=koff, build_id=bytes(20))
+    memory = DirectMapMemory(other.read, Symbols(SYMBOLS), lambda: TEXT + koff + 0x1234)
+    assert memory.image is None
+    assert len(other.reads) < 5
+
+
+def test_symbols_that_are_moved_move_the_image() -> None:
+    koff = 0x16000000
+    guest = Guest(koff=koff, phys_base=-koff & (1 << 64) - 1)
+    memory = memory_of(guest)
+    assert memory.image is not None
+    assert (memory.image.va, memory.image.koff) == (TEXT + koff, koff)
+    moved = Symbols({name: address + koff for name, address in SYMBOLS.items()})
+    memory.new_stop(moved)
+    assert memory.image is not None
+    assert (memory.image.va, memory.image.koff) == (TEXT + koff, 0)
+
+
+def test_page_offset_base_that_cannot_be_read() -> None:
+    """Its usual value is no substitute: KASLR may have moved the direct map."""
+    guest = Guest()
+    guest.map(DIRECT + 0x7000000, b"\x22" * 8)
+    guest.broken = SYMBOLS["page_offset_base"]
+    memory = memory_of(guest)
+    assert memory.read(0x1005000, 8) == bytes(8)
+    with pytest.raises(TargetError, match="page_offset_base cannot be read"):
+        memory.read(0x7000000, 8)
 
 
 def test_no_direct_map_before_init_mem_mapping() -> None:

@@ -14,6 +14,7 @@ from gdb_sme.core.scan import Scan, TableUse, scan
 from gdb_sme.errors import TargetError
 from gdb_sme.linux import e820, exceptions, tables
 from gdb_sme.linux.audit.model import Place
+from gdb_sme.linux.cr3check import missing_image
 from gdb_sme.linux.exceptions import Exempt
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.layout import Region, regions
@@ -225,6 +226,8 @@ def audited_root(kernel: Kernel, cpu: CpuState) -> Root:
         if kernel.symbols.address("_text") is None:
             return root
     init = root_of_symbol(kernel, "init_top_pgt")
+    if init is None and kernel.image is None:
+        raise TargetError(f"no table to audit: {missing_image(kernel)}")
     if init is None:
         raise TargetError("no table to audit: CR3 holds no known one and init_top_pgt is missing")
     return init

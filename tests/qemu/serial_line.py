@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import selectors
 import socket
 import threading
@@ -18,11 +19,13 @@ class SerialLine:
     Attributes:
         disturb: what becomes of a block of bytes on its way to the client; empty bytes cut the
             line.
+        sent: all that the client has sent.
     """
 
     def __init__(self, path: Path, far: Path | None) -> None:
         self.path = path
         self.disturb: Callable[[bytes], bytes] = lambda data: data
+        self.sent = bytearray()
         self._far = far
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -48,7 +51,12 @@ class SerialLine:
                     for key, _ in selector.select():
                         if key.fileobj is self._end:
                             return
-                        data = (near if key.fileobj is near else far).recv(65536)
+                        try:
+                            data = (near if key.fileobj is near else far).recv(65536)
+                        except ConnectionResetError:  # it left with something unread
+                            data = b""
+                        if key.fileobj is near:
+                            self.sent += data
                         if key.fileobj is near and self._far is not None and data:
                             far.sendall(data)
                         elif key.fileobj is far:
@@ -56,6 +64,11 @@ class SerialLine:
                             near.sendall(data)
                         if not data:
                             return
+
+    def reads(self) -> list[tuple[int, int]]:
+        """Address and length of every read of memory that the client has asked for, in order."""
+        found = re.findall(rb"\$m([0-9a-f]+),([0-9a-f]+)#", bytes(self.sent))
+        return [(int(va, 16), int(length, 16)) for va, length in found]
 
     def __enter__(self) -> Self:
         return self

@@ -78,14 +78,13 @@ def obtain_all(names: Sequence[str], *, progress: Progress | None = None) -> Ite
     progress = progress or Progress()
     entries = manifest.load()
     wanted = [manifest.find(name, entries) for name in names]
-    built = [
-        entry.source
+    build = any(
+        isinstance(entry.source, DebianTreeSource) and not _cached(entry, variant, progress)
         for entry, variant in wanted
-        if isinstance(entry.source, DebianTreeSource) and not _cached(entry, variant, progress)
-    ]
+    )
     with ExitStack() as stack:
         trees = None
-        if len({source.package for source in built}) < len(built):
+        if build:
             stack.enter_context(_cache_errors(_TREES))
             slot = Slot(cache_directory(), _TREES)
             stack.enter_context(slot.locked(progress))

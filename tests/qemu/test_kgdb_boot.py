@@ -44,6 +44,8 @@ def test_early_kgdb(image: str) -> None:
         for command in ("sme pte page_offset_base+0x2000000", "sme dump", "sme find 0x2000000"):
             gdb.run(command)
         gdb.run("sme audit")
+        refused = gdb.execute("sme pte 0x1000 --root 0x3000000")
+        assert "a read is itself an early page fault" in refused
         session.stop_by_qemu()
         after = early_tables(session)
         session.resume_by_qemu()

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
-from gdb_sme.core.ports import Field, Range
+from gdb_sme.core.ports import Field, MappedPart, Range
 from gdb_sme.errors import ReadError
 
 
@@ -72,3 +72,21 @@ class FakeSymbols:
 def entries(values: Mapping[int, int]) -> bytes:
     """A 4 KiB table with ``values``, index to raw entry, and zero elsewhere."""
     return b"".join(values.get(index, 0).to_bytes(8, "little") for index in range(512))
+
+
+class MappedPhys(FakePhys):
+    """Physical memory that is mapped in this process as well: ``blocks``, or some of them.
+
+    Args:
+        blocks: as `FakePhys` takes them.
+        unmapped: addresses of blocks that can only be read.
+    """
+
+    def __init__(self, blocks: Mapping[int, bytes], unmapped: Iterable[int] = ()) -> None:
+        super().__init__(blocks)
+        hidden = set(unmapped)
+        self.mapped = tuple(
+            MappedPart(Range(pa, pa + len(data)), memoryview(data))
+            for pa, data in self._blocks.items()
+            if pa not in hidden
+        )

@@ -84,8 +84,9 @@ class Dump(SmeCommand):
         root = _root(args, session)
         with Progress("sme dump: at") as progress:
             found = scan_root(
-                session.kernel, session.cpu, root, start=start, end=end, progress=progress
-            )
+                session.kernel, session.cpu, root,
+                start=start, end=end, with_tables=args.tables, progress=progress,
+            )  # fmt: skip
         result = dump(session.kernel, session.cpu, root, found, only, with_tables=args.tables)
         self.show(args, result, view.text, view.payload)
 

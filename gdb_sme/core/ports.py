@@ -29,8 +29,20 @@ class Range:
         return self.end - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class MappedPart:
+    """Guest memory that is mapped in this process: ``physical`` is where it is in the guest,
+    ``content`` its bytes."""
+
+    physical: Range
+    content: memoryview
+
+
 class PhysMemory(Protocol):
-    """Guest physical memory, read only."""
+    """Guest physical memory, read only.
+
+    A reader that has memory mapped in this process may say so: see `mapped_parts`.
+    """
 
     @property
     def name(self) -> str:
@@ -49,6 +61,12 @@ class PhysMemory(Protocol):
 
     def batch(self) -> AbstractContextManager[None]:
         """Reads inside the block may share what a single read would set up and take back."""
+
+
+def mapped_parts(memory: PhysMemory) -> tuple[MappedPart, ...]:
+    """What ``memory`` has mapped in this process (its attribute ``mapped``), mostly nothing."""
+    parts: tuple[MappedPart, ...] = getattr(memory, "mapped", ())
+    return parts
 
 
 @dataclass(frozen=True, slots=True)

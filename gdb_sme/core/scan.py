@@ -4,28 +4,36 @@
 Each table page is read once and each of its entries looked at once, wherever the table is reached
 from; a table reached by several paths appears at each place. Most tables are recognised in bulk:
 empty ones and those in which all entries are alike by one comparison, those whose pages follow one
-another by a comparison with a `_Template`.
+another by a comparison with a `_Template`. Where very much is mapped in 4 KiB pages and memory is
+mapped in this process, `gdb_sme.core.bulk` looks at hundreds of tables at once, if NumPy is there.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import struct
+import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 from gdb_sme.core import entry as bits
 from gdb_sme.core.address import PAGE_FRAME_MASK, PHYSICAL_BITS, U64, align_up
 from gdb_sme.core.cbit import EncryptionBit
 from gdb_sme.core.entry import Entry
 from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE, Level, PagingMode
-from gdb_sme.core.ports import PhysMemory
+from gdb_sme.core.ports import PhysMemory, mapped_parts
 from gdb_sme.core.ranges import Attributes, MappedRange, as_repeated
 from gdb_sme.core.walk import Permissions
 from gdb_sme.errors import ReadError
+
+if TYPE_CHECKING:
+    from gdb_sme.core.bulk import TableReader, Tables
 
 #: Ranges, table visits and troubles after which a scan ends: garbage must not fill the debugger's
 #: memory, and no range of Linux comes near it (a TiB in 4 KiB pages is 2**18 tables).
@@ -33,6 +41,10 @@ LIMIT = 1 << 21
 
 #: Tables whose content is kept in case that they are reached again: 64 MiB.
 _KEPT = 1 << 14
+
+#: Tables of PTEs in one scan, those of 1 GiB, after which NumPy is imported. That takes some 70 ms
+#: once a session; the tables before it took 5 to 300 ms, and with it 512 take less than one.
+PAYS = 512
 
 _EMPTY = bytes(TABLE_SIZE)
 _ENTRY = struct.Struct("<Q")
@@ -101,8 +113,8 @@ class Scan:
 
     Attributes:
         ranges: by virtual address.
-        tables: every use of a table page, by virtual address, upper levels first. Below a table
-            with a `TableUse.places`, only the uses at its first place.
+        tables: every use of a table page, by virtual address, upper levels first, if they were
+            asked for. Below a table with a `TableUse.places`, only the uses at its first place.
         troubles: by virtual address.
         tables_read: distinct table pages that were read.
         stopped_at: virtual address at which the scan gave up (`LIMIT`), None when it is complete.
@@ -132,6 +144,8 @@ def scan(
     nx_enabled: bool = True,
     limit: int = LIMIT,
     progress: Callable[[int], None] | None = None,
+    with_tables: bool = True,
+    in_bulk: bool | None = None,
 ) -> Scan:
     """Everything that is mapped from ``root_pa``, in address order.
 
@@ -145,12 +159,17 @@ def scan(
         physical_bits: physical address width of the CPU; higher address bits are reserved.
         nx_enabled: EFER.NXE.
         limit: see `LIMIT`.
-        progress: called with a virtual address for every table.
+        progress: called with a virtual address for every table, or for all below another.
+        with_tables: whether to make `Scan.tables`.
+        in_bulk: whether to use NumPy; None where it pays (`PAYS`). The result is the same.
 
     Nothing in the tables makes it fail: what cannot be followed is told in `Scan.troubles`.
     """
     facts = tuple(_facts(level, enc, physical_bits, nx_enabled) for level in mode.levels)
-    work = _Scan(memory, mode, enc, facts, limit=limit, progress=progress)
+    work = _Scan(
+        memory, mode, enc, facts,
+        limit=limit, progress=progress, with_tables=with_tables, in_bulk=in_bulk,
+    )  # fmt: skip
     stopped_at = None
     with memory.batch(), _no_collection():
         try:
@@ -160,6 +179,15 @@ def scan(
     return Scan(
         tuple(work.ranges), tuple(work.tables), tuple(work.troubles), work.tables_read, stopped_at
     )
+
+
+def how_scanned(memory: PhysMemory) -> str:
+    """In words how scans of ``memory`` look at many tables; imports no NumPy to know it."""
+    if not mapped_parts(memory):
+        return "one table after the other: memory is not mapped"
+    if importlib.util.find_spec("numpy") is None:
+        return "one table after the other: no NumPy (Debian: python3-numpy)"
+    return f"with NumPy from {PAYS} tables of PTEs on"
 
 
 @contextmanager
@@ -241,6 +269,8 @@ class _Scan:
         *,
         limit: int,
         progress: Callable[[int], None] | None,
+        with_tables: bool,
+        in_bulk: bool | None,
     ) -> None:
         self._memory = memory
         self._mode = mode
@@ -258,7 +288,23 @@ class _Scan:
         self.ranges: list[MappedRange] = []
         self.tables: list[TableUse] = []
         self.troubles: list[Trouble] = []
-        self.tables_read = 0
+        self._with_tables = with_tables
+        self._uses = 0
+        self._read_pas: set[int] = set()
+        self._bottom = len(facts) - 1
+        self._bottom_tables = 0
+        self._in_bulk = in_bulk
+        self._bulk: TableReader | None = None
+
+    @property
+    def _room(self) -> int:
+        """What is left of the limit."""
+        return self._limit - len(self.ranges) - self._uses - len(self.troubles)
+
+    @property
+    def tables_read(self) -> int:
+        """Distinct table pages that were read."""
+        return len(self._read_pas)
 
     def run(self, root_pa: int, start: int, end: int) -> None:
         """Scan both halves of the address space, from ``start`` to ``end``."""
@@ -270,12 +316,17 @@ class _Scan:
             )
             return
         top = self._mode.levels[0].name
-        self.tables.append(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
+        self._use(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
         half = 1 << (self._mode.va_bits - 1)
         for first, last, base in ((0, half, 0), ((1 << 64) - half, 1 << 64, (1 << 64) - 2 * half)):
             self._low, self._high = max(start, first), min(end, last)
             if self._low < self._high:
                 self._table(data, root_pa, _Place(0, base, _RIGHTS, 0))
+
+    def _use(self, use: TableUse) -> None:
+        self._uses += 1
+        if self._with_tables:
+            self.tables.append(use)
 
     def _read(self, pa: int) -> bytes:
         data = self._cache.get(pa)
@@ -285,7 +336,7 @@ class _Scan:
             except ReadError as error:
                 data = error
             else:
-                self.tables_read += 1
+                self._read_pas.add(pa)
                 if data == _EMPTY:
                     data = _EMPTY
             if data is _EMPTY or len(self._cache) < _KEPT:
@@ -296,22 +347,37 @@ class _Scan:
 
     def _table(self, data: bytes, pa: int, place: _Place) -> None:
         """Scan the table ``data`` at ``pa`` where it stands at ``place``."""
-        depth, base, rights, no_execute = place
+        depth, base = place[:2]
         low, high = self._low, self._high
         facts = self._facts[depth]
-        if len(self.ranges) + len(self.tables) + len(self.troubles) > self._limit:
+        if self._room < 0:
             raise _LimitReached(base)
         if self._progress is not None:
             self._progress(base)
         if data is _EMPTY:
             return
-        span, kind_mask, page_mask = facts.span, facts.kind_mask, facts.page_mask
-        kinds = self._kinds.setdefault((depth, rights, no_execute), {})
+        span = facts.span
+        whole = low <= base and base + ENTRIES * span <= high
+        if depth == self._bottom:
+            self._bottom_tables += 1
+        elif depth == self._bottom - 1 and whole:
+            found = self._look_in_bulk(data, pa)
+            if found is not None:
+                self._bulk_tables(found, data, pa, place)
+                return
         runs = self._runs(data, facts)
-        if base < low or base + ENTRIES * span > high:
+        if not whole:
             first = max(0, low - base) // span
             last = min(ENTRIES, -(-(high - base) // span))
             runs = [cut for each in runs for cut in _clip(each, first, last)]
+        self._entries(runs, data, pa, place)
+
+    def _entries(self, runs: list[_Run], data: bytes, pa: int, place: _Place) -> None:
+        """Scan what ``runs`` of the table ``data`` map."""
+        depth, base, rights, no_execute = place
+        facts = self._facts[depth]
+        span, kind_mask, page_mask = facts.span, facts.kind_mask, facts.page_mask
+        kinds = self._kinds.setdefault((depth, rights, no_execute), {})
         ranges, new = self.ranges, tuple.__new__
         last_end = last_pa = next_pa = -1
         for run in runs:
@@ -334,6 +400,95 @@ class _Scan:
             else:
                 self._emit(va, size, page_pa, attributes)
             last_end, last_pa, next_pa = va + size, page_pa, page_pa + size
+
+    def _look_in_bulk(self, data: bytes, pa: int) -> Tables | None:
+        """What `gdb_sme.core.bulk` finds below a table of PMDs, None where it is not to be used."""
+        if self._bulk is None:
+            wanted = self._in_bulk
+            if wanted is None:
+                wanted = self._bottom_tables >= PAYS or "numpy" in sys.modules
+            if not wanted:
+                return None
+            self._bulk = self._bulk_reader()
+            if self._bulk is None:
+                self._in_bulk = False
+                return None
+        return self._bulk.look(data, (*self._path, pa))
+
+    def _bulk_reader(self) -> TableReader | None:
+        """None without NumPy, or without memory that is mapped in this process."""
+        parts = mapped_parts(self._memory)
+        if not parts:
+            return None
+        try:
+            from gdb_sme.core.bulk import TableReader
+        except ImportError:
+            return None
+        above, leaf = self._facts[self._bottom - 1 :]
+        return TableReader(
+            parts, self._enc, keep=_KEEP, pointer_reserved=above.pointer_reserved,
+            leaf_reserved=leaf.leaf_reserved,
+        )  # fmt: skip
+
+    def _bulk_tables(self, found: Tables, data: bytes, pa: int, place: _Place) -> None:
+        """Scan a table of PMDs: ``found`` is what most of the tables below map."""
+        self._bottom_tables += len(found.pas)
+        done = 0
+        if found.rest:
+            for run in self._runs(data, self._facts[place.depth]):
+                if not found.taken[run[0]]:
+                    self._bulk_part(found, range(done, run[0]), data, pa, place)
+                    self._entries([run], data, pa, place)
+                    done = run[0] + run[1]
+        self._bulk_part(found, range(done, ENTRIES), data, pa, place)
+
+    def _bulk_part(
+        self, found: Tables, entries: range, data: bytes, pa: int, place: _Place
+    ) -> None:
+        """Take over the tables in ``found`` that ``entries`` point to, and their pages."""
+        depth, base, rights, no_execute = place
+        span, facts, new = self._facts[depth].span, self._facts[depth + 1], tuple.__new__
+        some, part = (
+            slice(*(bisect_left(column, at * unit) for at in (entries.start, entries.stop)))
+            for column, unit in ((found.indexes, 1), (found.starts, ENTRIES))
+        )
+        if self._room < some.stop - some.start + part.stop - part.start:
+            # One by one, to stop at the right place.
+            runs = self._runs(data, self._facts[depth])
+            self._entries([run for run in runs if run[0] in entries], data, pa, place)
+            return
+        indexes, pas = found.indexes[some].tolist(), found.pas[some].tolist()
+        self._read_pas.update(pas)
+        self._uses += len(indexes)
+        if self._with_tables:
+            uses = zip(
+                pas, repeat(facts.name), [base + index * span for index in indexes],
+                [pa + index * ENTRY_SIZE for index in indexes], found.raws[some].tolist(),
+                found.encrypted[some].tolist(), repeat(1), found.empty[some].tolist(),
+            )  # fmt: skip
+            self.tables.extend(map(new, repeat(TableUse), uses))
+        child = _Place(depth + 1, base, rights & found.flags, no_execute | found.flags & bits.NX)
+        known = self._kinds.setdefault((child.depth, child.rights, child.no_execute), {})
+        kinds = (found.keys[part] & facts.kind_mask).tolist()
+        for kind in set(kinds).difference(known):
+            attributes = self._attributes(kind, facts, child)
+            assert attributes is not None  # what maps no page is not in bulk
+            known[kind] = attributes
+        columns = zip(
+            [base + start * facts.span for start in found.starts[part].tolist()],
+            [length * facts.span for length in found.lengths[part].tolist()],
+            (found.keys[part] & facts.page_mask).tolist(),
+            map(known.__getitem__, kinds), strict=True,
+        )  # fmt: skip
+        pages = map(new, repeat(MappedRange), columns)
+        if found.near[part].any():
+            for each in pages:
+                self._emit(*each)
+        else:
+            for each in pages:  # the first may continue what was there before
+                self._emit(*each)
+                break
+            self.ranges.extend(pages)
 
     def _attributes(self, raw: int, facts: _LevelFacts, place: _Place) -> Attributes | None:
         """How an entry maps its page, None when it maps none: a table's, or a faulty one."""
@@ -382,7 +537,7 @@ class _Scan:
             self._trouble("unreadable", data, pa, place, run, detail=detail)
             return
         (raw,) = _ENTRY.unpack_from(data, index * ENTRY_SIZE)
-        self.tables.append(
+        self._use(
             TableUse(
                 child, self._facts[depth + 1].name, va, entry_pa, raw,
                 self._enc.encrypted(raw), length, table is _EMPTY,

@@ -131,13 +131,14 @@ def scan_root(
     *,
     start: int = 0,
     end: int = 1 << 64,
+    with_tables: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """Everything that ``root`` maps as ``cpu`` would see it; see `gdb_sme.core.scan.scan`."""
     return scan(
         kernel.memory, root.pa, cpu.mode, kernel.table_enc,
         start=start, end=end, physical_bits=kernel.physical_bits, nx_enabled=cpu.nx_enabled,
-        progress=progress,
+        with_tables=with_tables, progress=progress,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gdb_sme.core.cr3 import CpuState, Cr3
 from gdb_sme.core.ports import Range
+from gdb_sme.core.scan import how_scanned
 from gdb_sme.encryption.scheme import Encryption, KernelEvidence
 from gdb_sme.linux import tables
 from gdb_sme.linux.cr3check import missing_image
@@ -48,6 +49,7 @@ class Status:
         cpus: every CPU.
         target: what the debugger is connected to.
         memory: how physical memory is read.
+        scans: how scans of many tables look at them.
         ram: ranges of RAM.
         symbols: name of the symbol file, None without one.
         build_id: build-id of the symbol file, None without one.
@@ -66,6 +68,7 @@ class Status:
     cpus: tuple[CpuStatus, ...]
     target: str
     memory: str
+    scans: str
     ram: tuple[Range, ...]
     symbols: str | None
     build_id: str | None
@@ -99,6 +102,7 @@ def status(kernel: Kernel, target: str, symbol_file: str | None) -> Status:
         cpus=tuple(_cpu(kernel, cpu) for cpu in kernel.cpus),
         target=target,
         memory=kernel.memory.name,
+        scans=how_scanned(kernel.memory),
         ram=kernel.memory.ram,
         symbols=symbol_file,
         build_id=kernel.symbols.build_id,

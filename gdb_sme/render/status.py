@@ -48,6 +48,7 @@ def text(status: Status) -> Document:
         row("", *_registers(cpu))
     row("target", plain(status.target))
     row("memory", plain(f"{status.memory}; RAM {_ram(status)}"))
+    row("scans", plain(status.scans))
     row("symbols", *_symbols(status))
     return Document(table(rows))
 
@@ -230,6 +231,7 @@ def payload(status: Status) -> dict[str, object]:
         "cpus": [_cpu_payload(cpu) for cpu in status.cpus],
         "target": status.target,
         "memory": status.memory,
+        "scans": status.scans,
         "ram": [[hexadecimal(known.start), hexadecimal(known.end)] for known in status.ram],
         "symbols": status.symbols,
         "build_id": status.build_id,

@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from gdb_sme.core.address import PAGE_SIZE, align_down
-from gdb_sme.core.ports import PhysMemory, Range
+from gdb_sme.core.ports import MappedPart, PhysMemory, Range
 from gdb_sme.errors import ReadError, TargetError
 
 #: The chipset's PAM registers decide what stands here, RAM or ROM, and firmware changes them while
@@ -86,6 +86,14 @@ class RamFile:
         self._segments = segments
         self._starts = [segment.physical.start for segment in segments]
         self._fallback = fallback
+
+    @property
+    def mapped(self) -> tuple[MappedPart, ...]:
+        """See `gdb_sme.core.ports.mapped_parts`."""
+        return tuple(
+            MappedPart(each.physical, memoryview(each.content)[each.offset :][: each.physical.size])
+            for each in self._segments
+        )
 
     @property
     def ram(self) -> tuple[Range, ...]:

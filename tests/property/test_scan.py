@@ -8,14 +8,16 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdb_sme.core import bulk
 from gdb_sme.core.cbit import EncryptionBit
 from gdb_sme.core.paging import LEVEL4, LEVEL5, PagingMode
 from gdb_sme.core.ranges import MappedRange, conflicts
 from gdb_sme.core.scan import Scan, scan
-from tests.fakes import FakePhys
+from tests.fakes import FakePhys, MappedPhys
 
 P, RW, US, PWT, PCD, PS, G, NX = 1, 2, 4, 8, 16, 128, 256, 1 << 63
 PAGES = 24
@@ -261,3 +263,131 @@ def test_conflicts_are_the_pages_that_are_mapped_both_ways(
         assert got == expected
     else:
         assert expected <= got
+
+
+def mapped(tables: dict[int, list[int]], *, apart: bool, hidden: set[int]) -> MappedPhys:
+    """The tables in memory that is mapped: each by itself (but for ``hidden``), or all in one."""
+    blocks = {pa: b"".join(raw.to_bytes(8, "little") for raw in each)
+              for pa, each in sorted(tables.items())}  # fmt: skip
+    return MappedPhys(blocks, hidden) if apart else MappedPhys({0: b"".join(blocks.values())})
+
+
+@pytest.fixture(scope="module")
+def always_in_bulk() -> Iterator[None]:
+    """`gdb_sme.core.bulk` for however few tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "LEAST", 1)
+        patch.setattr(bulk, "_AT_ONCE", 4)
+        yield
+
+
+@pytest.mark.usefixtures("always_in_bulk")
+@settings(max_examples=150, deadline=None)
+@given(spaces(), st.data())
+def test_in_bulk_a_scan_is_the_same(space: Space, data: st.DataObject) -> None:
+    hidden = data.draw(st.sets(st.sampled_from(sorted(space.tables)), max_size=2))
+    memory = mapped(space.tables, apart=data.draw(st.booleans()), hidden=hidden)
+    mode, enc = LEVEL5 if space.levels == 5 else LEVEL4, EncryptionBit(space.c_mask)
+    edges = st.one_of(
+        st.integers(0, (1 << 64) - 1), st.sampled_from([0, 1 << 30, (1 << 64) - (1 << 30)])
+    )
+    how = {
+        "physical_bits": data.draw(st.sampled_from([52, 48, 40])),
+        "nx_enabled": data.draw(st.booleans()),
+        "limit": data.draw(st.sampled_from([1 << 21, 1000, 100, 20])),
+        "start": data.draw(st.one_of(st.just(0), edges)),
+        "end": data.draw(st.one_of(st.just(1 << 64), edges)),
+    }
+    assert scan(memory, 0, mode, enc, in_bulk=True, **how) == scan(
+        memory, 0, mode, enc, in_bulk=False, **how
+    )
+
+
+class Bottoms(dict[int, list[int]]):
+    """Tables by physical address."""
+
+    seed = c_mask = 0
+
+    def __repr__(self) -> str:
+        return f"Bottoms({len(self)} tables, c_mask={self.c_mask:#x}, seed={self.seed})"
+
+
+@st.composite
+def bottoms(draw: st.DrawFn) -> Bottoms:
+    """A root, a pud and a pmd table, and below it tables of PTEs by the dozen, some odd."""
+    seed = draw(st.integers(0, 1 << 32))
+    rng = random.Random(seed)
+    c_mask = draw(st.sampled_from([0, 1 << 47]))
+    odd = draw(st.sampled_from([0.0, 0.02, 0.3]))
+    numbers = list(range(3, 3 + draw(st.integers(1, 40))))
+    tables = {0: [0x1067 | c_mask], 0x1000: [0x2067 | c_mask]}
+    page = rng.choice([rng.randrange(1 << 20), (1 << 35) - 1024])  # the second runs into the C-bit
+    for number in numbers:
+        flags = rng.choice([0x63, 0x63, 0x67, 0x163 | 1 << 63]) | rng.choice([c_mask, c_mask, 0])
+        kind = rng.choice(["on", "on", "on", "random", "zero", "same", "old", "top"])
+        table = []
+        for index in range(512):
+            raw = {"zero": 0, "same": page << 12 | flags, "old": (page + index) << 12 | flags & ~1,
+                   "random": rng.getrandbits(20) << 12 | flags,
+                   "top": ((1 << 40) - 99 + index << 12) + flags}.get(kind)  # fmt: skip
+            if raw is None:
+                raw = (page + index) << 12 | flags
+            if rng.random() < odd:
+                raw = rng.choice(
+                    [raw ^ 0x60, raw ^ 1, raw ^ c_mask, raw + 0x1000, raw ^ 1 << 46, raw ^ 1 << 51,
+                     raw ^ 0x80, raw ^ 1 << 57, raw & ~0xFFFFFF000 | (1 << 47) - 0x1000, 0]
+                )  # fmt: skip
+            table.append(raw & (1 << 64) - 1)
+        page += rng.choice([512, 512, 512, 511, rng.randrange(1 << 16)])
+        tables[number << 12] = table
+    pmd = [number << 12 | 0x67 | c_mask for number in numbers]
+    for _ in range(draw(st.integers(0, 4))):
+        pmd.insert(
+            rng.randrange(len(pmd) + 1),
+            rng.choice([0, rng.choice(pmd), 0x400000 | 0xE3, 0x2067, 0x67, 0x999000 | 0x67,
+                        rng.choice(pmd) ^ 2, rng.choice(pmd) ^ 1 << 63, 0x8001 | 1 << 51]),
+        )  # fmt: skip
+    if draw(st.booleans()):
+        rng.shuffle(pmd)
+    for _ in range(draw(st.integers(0, 2))):
+        at = rng.randrange(len(pmd))
+        pmd[at:at] = pmd[at : at + 1] * rng.choice([1, 3])
+    tables[0x2000] = pmd
+    made = Bottoms({pa: (each + [0] * 512)[:512] for pa, each in tables.items()})
+    made.seed, made.c_mask = seed, c_mask
+    return made
+
+
+@pytest.mark.usefixtures("always_in_bulk")
+@settings(max_examples=150, deadline=None)
+@given(bottoms(), st.booleans(), st.sampled_from([52, 48, 46]), st.sampled_from([1 << 21, 200]))
+def test_in_bulk_many_tables_of_ptes_are_the_same(
+    tables: Bottoms, apart: bool, physical_bits: int, limit: int
+) -> None:
+    memory = mapped(tables, apart=apart, hidden={0x4000})
+    in_bulk, one_by_one = (
+        scan(
+            memory, 0, LEVEL4, EncryptionBit(tables.c_mask),
+            physical_bits=physical_bits, limit=limit, in_bulk=how,
+        )
+        for how in (True, False)
+    )  # fmt: skip
+    assert in_bulk == one_by_one
+    if limit > 200 and physical_bits == 52:
+        assert list(leaves(in_bulk.ranges)) == list(reference(tables, 4, tables.c_mask))
+
+
+@pytest.mark.usefixtures("always_in_bulk")
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 12), st.sampled_from([LEVEL4, LEVEL5]))
+def test_in_bulk_garbage_is_the_same(seed: int, pages: int, mode: PagingMode) -> None:
+    rng = random.Random(seed)
+    raws = [rng.getrandbits(64) for _ in range(20)]
+    raws += [rng.randrange(pages + 1) << 12 | rng.choice([0, 1, 0x63, 0x67, 0xE3]) for _ in raws]
+    tables = {page << 12: [rng.choice(raws) for _ in range(512)] for page in range(pages)}
+    memory = mapped(tables, apart=rng.random() < 0.5, hidden=set())
+    in_bulk, one_by_one = (
+        scan(memory, 0, mode, EncryptionBit(1 << 51), limit=5000, in_bulk=how)
+        for how in (True, False)
+    )
+    assert in_bulk == one_by_one

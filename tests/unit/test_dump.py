@@ -47,7 +47,7 @@ def kernel() -> Kernel:
 
 def dumped(only: Filter | None = None, *, tables: bool = False) -> Dump:
     known = kernel()
-    found = scan_root(known, CPU, ROOT)
+    found = scan_root(known, CPU, ROOT, with_tables=tables)
     return dump(known, CPU, ROOT, found, only or Filter(), with_tables=tables)
 
 

@@ -37,6 +37,7 @@ def test_the_screen() -> None:
         "                 CR0 PG AM WP NE ET MP PE, CR4 PAE, EFER NXE LMA LME SCE",
         "target           a machine",
         "memory           data; RAM 32 MiB",
+        "scans            one table after the other: memory is not mapped",
         "symbols          vmlinux, build-id 00  match the guest",
     ]
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -12,10 +14,10 @@ from gdb_sme.core.cbit import NO_ENCRYPTION, EncryptionBit
 from gdb_sme.core.paging import LEVEL4, LEVEL5
 from gdb_sme.core.ports import Range
 from gdb_sme.core.ranges import Attributes, Conflict, MappedRange, conflicts, views
-from gdb_sme.core.scan import Scan, scan
+from gdb_sme.core.scan import PAYS, Scan, how_scanned, scan
 from gdb_sme.core.walk import Permissions
 from gdb_sme.errors import ReadError
-from tests.fakes import FakePhys, entries
+from tests.fakes import FakePhys, MappedPhys, entries
 
 C = 1 << 47
 ENC = EncryptionBit(C)
@@ -265,3 +267,65 @@ def test_views_and_conflicts() -> None:
     )
     assert one.va_of(0x3008) == 0x12008
     assert conflicts((one, three)) == ()
+
+
+def large(count: int, places: int = 1) -> MappedPhys:
+    """``count`` (512 at most) tables of PTEs whose pages follow one another, and what is above."""
+    root = entries(dict.fromkeys(range(places), 4096 | TABLE))
+    blocks = {0: root, 0x1000: entries({0: 0x2000 | TABLE})}
+    blocks[0x2000] = entries({n: (3 + n) << 12 | TABLE for n in range(count)})
+    for n in range(count):
+        blocks[(3 + n) << 12] = entries({i: (n * 512 + i) << 12 | PAGE for i in range(512)})
+    return MappedPhys({0: b"".join(blocks.values())})
+
+
+def test_numpy_looks_at_mapped_tables_without_reading_them() -> None:
+    memory = large(40)
+    found = scan(memory, 0, LEVEL4, NO_ENCRYPTION, in_bulk=True)
+    assert shape(found) == [(0, 40 * MIB2, 0)]
+    assert len(memory.reads) == 3
+    assert found.tables_read == len(found.tables) == 43
+    assert scan(memory, 0, LEVEL4, NO_ENCRYPTION, in_bulk=False) == found
+    assert len(memory.reads) == 3 + 43
+    assert scan(memory, 0, LEVEL4, NO_ENCRYPTION, in_bulk=True, with_tables=False).tables == ()
+
+
+def test_pages_that_run_into_the_c_bit_from_table_to_table_are_two_ranges() -> None:
+    count = 32
+    first = C - count // 2 * MIB2
+    blocks = [entries({0: 0x1000 | TABLE}), entries({0: 0x2000 | TABLE})]
+    blocks.append(entries({n: (3 + n) << 12 | TABLE for n in range(count)}))
+    for n in range(count):
+        blocks.append(entries({i: first + (n * 512 + i) * KIB4 | PAGE for i in range(512)}))
+    memory = MappedPhys({0: b"".join(blocks)})
+    found = scan(memory, 0, LEVEL4, ENC, in_bulk=True)
+    half = count // 2 * MIB2
+    assert shape(found) == [(0, half, first), (half, half, 0)]
+    assert [each.attributes.encrypted for each in found.ranges] == [False, True]
+    assert scan(memory, 0, LEVEL4, ENC, in_bulk=False) == found
+
+
+def test_without_numpy_scans_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = large(40)
+    assert how_scanned(memory) == f"with NumPy from {PAYS} tables of PTEs on"
+    found = scan(memory, 0, LEVEL4, NO_ENCRYPTION, in_bulk=True)
+    for module in [m for m in sys.modules if m.split(".")[0] == "numpy"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "gdb_sme.core.bulk")
+    monkeypatch.setitem(sys.modules, "numpy", None)  # as when it is not installed
+    assert how_scanned(memory) == "one table after the other: no NumPy (Debian: python3-numpy)"
+    memory.reads.clear()
+    assert scan(memory, 0, LEVEL4, NO_ENCRYPTION, in_bulk=True) == found
+    assert len(memory.reads) == 43
+    assert how_scanned(FakePhys({})) == "one table after the other: memory is not mapped"
+
+
+def test_numpy_is_imported_by_large_scans_alone() -> None:
+    code = (
+        "import sys; from tests.unit.test_scan import *\n"
+        "for places in 1, 2:\n"
+        "    scan(large(512, places), 0, LEVEL4, NO_ENCRYPTION)\n"
+        "    print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\nTrue\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from gdb_sme.errors import UsageError
@@ -26,10 +27,15 @@ def parse(prog: str, arguments: Arguments, text: str) -> argparse.Namespace:
     Raises:
         UsageError: they are not as declared.
     """
+    return _parser(prog, arguments).parse_args(split(text))
+
+
+@cache
+def _parser(prog: str, arguments: Arguments) -> _Parser:
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
     for argument in arguments.declared:
         parser.add_argument(*argument.names, **argument.options)
-    return parser.parse_args(split(text))
+    return parser
 
 
 def split(text: str) -> list[str]:

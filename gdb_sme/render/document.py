@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 #: A token's name and its text, without a newline.
 Span = tuple[str, str]
@@ -84,7 +85,7 @@ def spaced(spans: Iterable[Span], separator: str = " ") -> Line:
 
 def width(line: Line) -> int:
     """Characters in ``line``."""
-    return sum(len(text) for _, text in line)
+    return len(line[0][1]) if len(line) == 1 else sum([len(text) for _, text in line])
 
 
 def table(rows: Sequence[Sequence[Line]], right: frozenset[int] = frozenset()) -> tuple[Line, ...]:
@@ -94,24 +95,27 @@ def table(rows: Sequence[Sequence[Line]], right: frozenset[int] = frozenset()) -
         rows: rows may be shorter than others; an empty cell is ``()``.
         right: indexes of columns that are aligned to the right.
     """
-    widths = [0] * max((len(row) for row in rows), default=0)
-    for row in rows:
-        for column, cell in enumerate(row):
-            widths[column] = max(widths[column], width(cell))
-    return tuple(_row(row, widths, right) for row in rows)
+    sizes = [[width(cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip_longest(*sizes, fillvalue=0)]
+    padding = [
+        [" " * (most - size) for most, size in zip(widths, row, strict=False)] for row in sizes
+    ]
+    return tuple(_row(*each, right) for each in zip(rows, padding, strict=True))
 
 
-def _row(row: Sequence[Line], widths: Sequence[int], right: frozenset[int]) -> Line:
+def _row(row: Sequence[Line], padding: Sequence[str], right: frozenset[int]) -> Line:
     line: list[Span] = []
     pending = ""
     for column, cell in enumerate(row):
-        padding = " " * (widths[column] - width(cell))
-        before, after = (padding, "") if column in right else ("", padding)
-        if cell:
-            if pending + before:
-                line.append(plain(pending + before))
-            line.extend(cell)
-            pending = after + GAP
+        if not cell:
+            pending += padding[column] + GAP
+            continue
+        if column in right:
+            before, after = pending + padding[column], GAP
         else:
-            pending += padding + GAP
+            before, after = pending, padding[column] + GAP
+        if before:
+            line.append(plain(before))
+        line.extend(cell)
+        pending = after
     return tuple(line)

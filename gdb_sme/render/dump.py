@@ -34,7 +34,12 @@ def text(result: Dump) -> Document:
     letter = result.c_bit
     if result.tables is None:
         rows = [_titles(f"virtual|to|physical|pages|of|rights|type|G|{letter}|region")]
-        rows += [_range(each, place, letter) for each, place in result.ranges]
+        alike: dict[int, list[Line]] = {}  # most ranges share the objects that say how
+        for each, place in result.ranges:
+            how = each.attributes
+            if id(how) not in alike:
+                alike[id(how)] = _attributes(how, letter)
+            rows.append(_range(each, place, alike[id(how)]))
         sums = _sums(tuple(each for each, _ in result.ranges), result.scan)
     else:
         rows = [_titles(f"virtual|table of|at|entry at|raw|{letter}|region")]
@@ -93,21 +98,25 @@ def _trouble(each: Trouble) -> Line:
 _SAYS = {"unreadable": "", "loop": "", "reserved": "faults: "}
 
 
-def _range(each: MappedRange, place: Place, letter: str) -> list[Line]:
-    how = each.attributes
-    count = f"{each.page_count}"
-    shown = _ENCRYPTED[letter] == how.encrypted
+def _range(each: MappedRange, place: Place, attributes: list[Line]) -> list[Line]:
+    va, size, pa, how = each
     return [
-        (number(hex_va(each.va)),),
-        (number(hex_va(each.end - 1)),),
-        (number(hex_pa(each.pa)),) + ((comment(" repeated"),) if each.repeated else ()),
-        (plain(count),),
+        (number(hex_va(va)),),
+        (number(hex_va(va + size - 1)),),
+        (number(hex_pa(pa)), comment(" repeated")) if how.repeated else (number(hex_pa(pa)),),
+        (plain(f"{size // how.page_size}"),),
+        *attributes,
+        place_line(place),
+    ]
+
+
+def _attributes(how: Attributes, letter: str) -> list[Line]:
+    return [
         (plain(size_text(how.page_size)),),
         (plain(rights(how)),),
         (plain(LINUX_PAT[how.cache_index]),),
         (plain("G" if how.global_ else "-"),),
-        bit(shown, letter),
-        place_line(place),
+        bit(_ENCRYPTED[letter] == how.encrypted, letter),
     ]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property, lru_cache
 
 import gdb
 
@@ -55,23 +56,20 @@ class GdbSymbols:
 
     def nearest(self, va: int) -> tuple[str, int] | None:
         """See `gdb_sme.core.ports.Symbols.nearest`."""
-        match = _NEAREST.match(gdb.execute(f"info symbol {va:#x}", to_string=True))
-        return (match[1], int(match[2] or 0)) if match else None
+        return _nearest(va, self._place)
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        """Tells one set of symbols, at its addresses, from another."""
+        return self._text, *[objfile.filename for objfile in gdb.objfiles()]
+
+    @cached_property
+    def _text(self) -> int | None:
+        return self.address("_text")
 
     def field(self, struct: str, path: str) -> Field | None:
         """See `gdb_sme.core.ports.Symbols.field`."""
-        try:
-            current = _struct(struct)
-            offset = 0
-            for name in path.split("."):
-                found = _find(current, name)
-                if found is None:
-                    return None
-                offset += found[0]
-                current = found[1].strip_typedefs()
-        except gdb.error:
-            return None
-        return Field(offset, int(current.sizeof))
+        return _field(struct, path, self._place)
 
     def type_size(self, struct: str) -> int | None:
         """See `gdb_sme.core.ports.Symbols.type_size`."""
@@ -86,6 +84,33 @@ class GdbSymbols:
             return int(gdb.parse_and_eval(name))
         except gdb.error:
             return None
+
+
+@lru_cache(maxsize=4096)
+def _nearest(va: int, place: tuple[object, ...]) -> tuple[str, int] | None:
+    """As `GdbSymbols.nearest`. Kept: gdb takes half a millisecond where a section has few symbols,
+    and dumps ask for the same addresses again and again."""
+    del place
+    match = _NEAREST.match(gdb.execute(f"info symbol {va:#x}", to_string=True))
+    return (match[1], int(match[2] or 0)) if match else None
+
+
+@lru_cache(maxsize=1024)
+def _field(struct: str, path: str, place: tuple[object, ...]) -> Field | None:
+    """As `GdbSymbols.field`. Kept: gdb makes an object of each of task_struct's 250 members."""
+    del place
+    try:
+        current = _struct(struct)
+        offset = 0
+        for name in path.split("."):
+            found = _find(current, name)
+            if found is None:
+                return None
+            offset += found[0]
+            current = found[1].strip_typedefs()
+    except gdb.error:
+        return None
+    return Field(offset, int(current.sizeof))
 
 
 def _struct(name: str) -> gdb.Type:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gdb
@@ -44,6 +43,8 @@ class Report(SmeCommand):
 
     def run(self, args: Namespace) -> None:
         """Answer."""
+        from pathlib import Path
+
         from gdb_sme.render.document import Document, plain
 
         path = Path(" ".join(args.file).strip("\"'")).expanduser()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gdb
@@ -15,6 +14,7 @@ from gdb_sme.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from pathlib import Path
 
     from gdb_sme.linux.snapshot import Snapshot as Taken
 
@@ -47,7 +47,7 @@ class Snapshots:
 
         if name in self.taken:
             return self.taken[name]
-        path = Path(name).expanduser()
+        path = _path(name)
         if path.is_file():
             return load(path)
         known = f"; there are {', '.join(self.taken)}" if self.taken else ""
@@ -171,6 +171,8 @@ def take_now(name: str, root: str | None = None) -> Taken:
 
 
 def _path(text: str) -> Path:
+    from pathlib import Path
+
     return Path(_unquoted(text)).expanduser()
 
 

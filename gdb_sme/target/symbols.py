@@ -61,7 +61,7 @@ class GdbSymbols:
     @property
     def _place(self) -> tuple[object, ...]:
         """Tells one set of symbols, at its addresses, from another."""
-        return self._text, *[objfile.filename for objfile in gdb.objfiles()]
+        return self._text, *gdb.objfiles()
 
     @cached_property
     def _text(self) -> int | None:

@@ -49,8 +49,11 @@ def test_loading_imports_what_registering_needs_and_no_more() -> None:
     """What takes long waits for the first command that needs it."""
     loaded = batch("python import sys; print(' '.join(sys.modules))").split()
     assert "gdb_sme.plugin" in loaded
-    for late in ("argparse", "dataclasses", "json", "pygments", "gdb_sme.linux", "gdb_sme.core"):
-        assert late not in loaded
+    for late in (
+        "argparse", "dataclasses", "json", "numpy", "pathlib", "pexpect", "pygments",
+        "gdb_sme.core", "gdb_sme.encryption", "gdb_sme.harness", "gdb_sme.linux", "gdb_sme.render",
+    ):  # fmt: skip
+        assert not [name for name in loaded if name == late or name.startswith(f"{late}.")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -224,6 +227,20 @@ def test_text_is_the_same_with_and_without_pygments() -> None:
     assert batch(hidden, command) == with_it
     assert "\033" not in with_it
     assert with_it.isascii()
+
+
+def test_symbols_that_moved_are_asked_for_again(gdb: Gdb, program: Path) -> None:
+    gdb.execute("python from gdb_sme.target.symbols import GdbSymbols")
+    address = gdb.evaluate("(unsigned long)&main")
+
+    def nearest(at: int) -> str:
+        return gdb.execute(f"python print(GdbSymbols().nearest({at}))").strip()
+
+    assert nearest(address) == "('main', 0)"
+    gdb.execute(f"symbol-file -o 0x100000 {program}")
+    assert nearest(address) == "None"
+    assert nearest(address + 0x100000) == "('main', 0)"
+    assert "main in section" in gdb.execute(f"info symbol {address + 0x100000}")
 
 
 class Terminal:

@@ -212,6 +212,33 @@ def test_one_read_a_level(running: Session) -> None:
         assert sorted(pa for pa, _ in reads if pa in entries) == sorted(entries)
 
 
+def test_one_packet_a_level(running: Session, tmp_path: Path) -> None:
+    """As gdb's own log of the remote protocol has it, where all is read over the stub."""
+    gdb, log, script = running.gdb, tmp_path / "packets", tmp_path / "script.gdb"
+    gdb.execute("python from gdb_sme.target.session import SESSIONS; s = SESSIONS.current()")
+    gdb.execute("python s.kernel.memory = s.target.stub")
+    try:
+        for address, levels in (("&init_top_pgt", 3), ("&__start_bss_decrypted", 4)):
+            script.write_text(
+                f"set logging file {log}\nset logging overwrite on\nset logging redirect on\n"
+                f"set logging enabled on\nset debug remote 1\nsme pte {address}\n"
+                "set debug remote 0\nset logging enabled off\n"
+            )
+            gdb.execute(f"source {script}")
+            read = [
+                int(pa, 16)
+                for pa in re.findall(r"Sending packet: \$m([0-9a-f]+),", log.read_text())
+            ]
+            walked = [int(each["entry_pa"], 16) for each in pte(running, address)["levels"]]
+            assert len(walked) == levels
+            at = read.index(walked[0])
+            assert read[at : at + levels] == walked
+            assert [read.count(pa) for pa in walked] == [1] * levels
+    finally:
+        gdb.execute("python SESSIONS.forget()")
+        gdb.execute("set logging redirect off")
+
+
 def test_the_mode_of_the_stub_is_always_switched_back(running: Session, tmp_path: Path) -> None:
     """After an answer, an error, and Ctrl-C in the middle: gdb reads virtual memory again."""
     gdb = running.gdb

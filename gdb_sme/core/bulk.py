@@ -33,6 +33,11 @@ _INDEX = ENTRIES - 1
 _INDEX_BITS = _INDEX.bit_length()
 _RIGHTS = bits.RW | bits.USER | bits.NX
 
+#: Room to work in, for all scans: memory that is new each time costs as much as the comparing.
+_TABLES = np.empty((_AT_ONCE, ENTRIES), _ENTRY)
+_STEPS = np.empty(_AT_ONCE * ENTRIES, _ENTRY)
+_BREAKS = np.empty(_AT_ONCE * ENTRIES, bool)
+
 _Array = Any  # numpy.ndarray, whose generic parameters differ between NumPy 1 and 2
 
 
@@ -107,9 +112,6 @@ class TableReader:
         # A sum must not carry into what is no address, nor from address bit 51 into bit 52.
         self._guard = enc.mask | leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
         self._enc = enc
-        self._tables = np.empty((_AT_ONCE, ENTRIES), _ENTRY)
-        self._steps = np.empty(_AT_ONCE * ENTRIES, _ENTRY)
-        self._breaks = np.empty(_AT_ONCE * ENTRIES, bool)
 
     def look(self, data: bytes, path: Sequence[int]) -> Tables | None:
         """What the tables below the PMD table ``data`` map, None when that is left to the caller.
@@ -120,7 +122,7 @@ class TableReader:
         """
         entries = np.frombuffer(data, _ENTRY)
         pointers = self._plain_pointers(entries, path)
-        indexes = np.flatnonzero(pointers)
+        indexes = pointers.nonzero()[0]
         if len(indexes) < LEAST:
             return None
         pas = entries[indexes] & self._address
@@ -190,7 +192,7 @@ class TableReader:
         all_starts, all_keys = [], []
         for first, tables in self._gather(pas):
             flat = tables.reshape(-1)
-            steps, breaks = self._steps[: len(flat)], self._breaks[: len(flat)]
+            steps, breaks = _STEPS[: len(flat)], _BREAKS[: len(flat)]
             np.subtract(flat[1:], flat[:-1], out=steps[1:])
             np.not_equal(steps, PAGE_SIZE, out=breaks)
             breaks[::ENTRIES] = True
@@ -226,7 +228,7 @@ class TableReader:
         apart = rows[1:] - rows[:-1] != 1
         for first in range(0, len(pas), _AT_ONCE):
             here = rows[first : first + _AT_ONCE]
-            out = self._tables[: len(here)]
+            out = _TABLES[: len(here)]
             if len(parts) > 1:
                 yield first, self._mixed(pas[first : first + _AT_ONCE], parts, out)
             elif apart[first : first + len(here) - 1].any():
@@ -251,7 +253,8 @@ class TableReader:
     def _left_out(self, starts: _Array, lengths: _Array, keys: _Array) -> _Array:
         """Which runs are left to the caller, with all of their table."""
         wrong = (keys ^ keys + _bytes(lengths - 1)) & self._guard != 0
-        wrong |= keys & self._reserved != 0
+        if self._reserved:
+            wrong |= keys & self._reserved != 0
         repeats = (keys[1:] == keys[:-1]) & (lengths[:-1] == 1)
         if repeats.any():
             wrong[:-1] |= repeats & (starts[1:] == starts[:-1] + 1) & (starts[1:] & _INDEX != 0)

@@ -48,7 +48,6 @@ PAYS = 512
 
 _EMPTY = bytes(TABLE_SIZE)
 _ENTRY = struct.Struct("<Q")
-_TABLE = struct.Struct(f"<{ENTRIES}Q")
 _RIGHTS = bits.RW | bits.USER
 #: What a range is made of. Accessed, Dirty, the software's bits and the protection key differ
 #: from page to page without being another kind of mapping.
@@ -316,17 +315,14 @@ class _Scan:
             )
             return
         top = self._mode.levels[0].name
-        self._use(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
+        self._uses += 1
+        if self._with_tables:
+            self.tables.append(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
         half = 1 << (self._mode.va_bits - 1)
         for first, last, base in ((0, half, 0), ((1 << 64) - half, 1 << 64, (1 << 64) - 2 * half)):
             self._low, self._high = max(start, first), min(end, last)
             if self._low < self._high:
                 self._table(data, root_pa, _Place(0, base, _RIGHTS, 0))
-
-    def _use(self, use: TableUse) -> None:
-        self._uses += 1
-        if self._with_tables:
-            self.tables.append(use)
 
     def _read(self, pa: int) -> bytes:
         data = self._cache.get(pa)
@@ -536,13 +532,15 @@ class _Scan:
             detail = f"points to {child:#x}: {error.reason}"
             self._trouble("unreadable", data, pa, place, run, detail=detail)
             return
-        (raw,) = _ENTRY.unpack_from(data, index * ENTRY_SIZE)
-        self._use(
-            TableUse(
-                child, self._facts[depth + 1].name, va, entry_pa, raw,
-                self._enc.encrypted(raw), length, table is _EMPTY,
-            )
-        )  # fmt: skip
+        self._uses += 1
+        if self._with_tables:
+            (raw,) = _ENTRY.unpack_from(data, index * ENTRY_SIZE)
+            self.tables.append(
+                TableUse(
+                    child, self._facts[depth + 1].name, va, entry_pa, raw,
+                    self._enc.encrypted(raw), length, table is _EMPTY,
+                )
+            )  # fmt: skip
         rights, no_execute = rights & masked, no_execute | masked & bits.NX
         for number in range(length):
             ranges, troubles = len(self.ranges), len(self.troubles)
@@ -635,12 +633,12 @@ def _find_runs(data: bytes, leaf_bit: int, span: int, guard: int) -> list[_Run]:
     Near an address at which a bit of ``guard`` changes each is a run by itself: a sum that carries
     into the C-bit makes an entry of another kind.
     """
-    low = (TABLE_SIZE - len(data.lstrip(b"\0"))) // ENTRY_SIZE
-    high = -(-len(data.rstrip(b"\0")) // ENTRY_SIZE)
+    low, high = _used(data)
     keep, present = _KEEP, bits.PRESENT
     runs: list[_Run] = []
     start, first, step, expected = low, 0, 0, -1  # step and first are of the run from ``start``
-    for index, raw in enumerate(_TABLE.unpack(data)[low:high], low):
+    entries = _numbers(high - low).unpack_from(data, low * ENTRY_SIZE)
+    for index, raw in enumerate(entries, low):
         key = raw & keep
         if key == expected:
             expected += step
@@ -658,6 +656,27 @@ def _find_runs(data: bytes, leaf_bit: int, span: int, guard: int) -> list[_Run]:
     if first:
         runs.append((start, high - start, first, step))
     return runs
+
+
+def _used(data: bytes) -> tuple[int, int]:
+    """First entry of a table that is not zero, and the one behind the last such entry."""
+    low, high, size = 0, ENTRIES, ENTRIES // 2
+    while size:
+        zeros, half = _ZEROS[size], size * ENTRY_SIZE
+        if data.startswith(zeros, low * ENTRY_SIZE, low * ENTRY_SIZE + half):
+            low += size
+        if data.startswith(zeros, high * ENTRY_SIZE - half, high * ENTRY_SIZE):
+            high -= size
+        size //= 2
+    return low, max(low, high)
+
+
+_ZEROS = {1 << bit: bytes(ENTRY_SIZE << bit) for bit in range(ENTRIES.bit_length() - 1)}
+
+
+@lru_cache(maxsize=ENTRIES)
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
 
 
 class _Template:

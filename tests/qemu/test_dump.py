@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +150,51 @@ def test_both_readers_give_the_same(booted: SharedSessions) -> None:
         "print(a == b, type(k.memory).__name__, len(a.ranges) > 100)"
     )
     assert session.gdb.execute(f"python {code}").strip() == "True RamFile True"
+
+
+IN_BULK = """
+from gdb_sme.core import bulk
+from gdb_sme.core.scan import scan
+from gdb_sme.linux.translate import root_of_cpu
+from gdb_sme.target.session import SESSIONS
+session = SESSIONS.current()
+kernel, cpu, least = session.kernel, session.cpu, bulk.LEAST
+where = root_of_cpu(kernel, cpu).pa, cpu.mode, kernel.table_enc
+reads = []
+read = type(kernel.memory).read
+type(kernel.memory).read = lambda self, pa, length: (reads.append(pa), read(self, pa, length))[1]
+bulk.LEAST = 1  # a distribution's kernel has few tables of PTEs side by side
+try:
+    found = []
+    for in_bulk in (True, False):
+        reads.clear()
+        found.append(scan(kernel.memory, *where, in_bulk=in_bulk))
+        found.append(len(reads))
+finally:
+    bulk.LEAST, type(kernel.memory).read = least, read
+print(found[0] == found[2], found[1] < found[3], len(found[0].troubles))
+"""
+
+
+def test_numpy_and_python_find_the_same(boot: OwnSessions, tmp_path: Path) -> None:
+    session = boot("debian-6.12", "sme", until="shell", memory="4G")
+    script = tmp_path / "in_bulk.py"
+    script.write_text(IN_BULK)
+    assert session.gdb.execute(f"source {script}").strip() == "True True 0"
+
+    # The second half of the direct map's first pmd table: tables of garbage, of itself, of no RAM.
+    ram, c_mask = Ram(session), 1 << 47
+    leaf = answer(session, "sme pte 0xffff888000001000")["levels"]
+    pmd, pte = (int(each["entry_pa"], 16) & ~0xFFF for each in leaf[-2:])
+    for index, raw in enumerate((pmd | c_mask | 0x67, 0x7F0000000067, 0xFFFFFFFFFFFFFFFF)):
+        ram.write(pmd + 8 * (256 + index), raw.to_bytes(8, "little"))
+    for index in range(259, 512):
+        raw = (0x1000000 + index * 4096 | c_mask | 0x67).to_bytes(8, "little")  # the kernel's text
+        ram.write(pmd + 8 * index, raw)
+    assert pte != pmd
+    same, _, troubles = session.gdb.execute(f"source {script}").split()
+    assert same == "True"
+    assert int(troubles) >= 3
 
 
 def test_filters_take_their_part_of_the_whole(booted: SharedSessions) -> None:

@@ -25,8 +25,8 @@ from gdb_sme.core.ports import MappedPart
 #: Tables below one PMD table for which arrays are quicker than one table after the other.
 LEAST = 16
 
-#: Tables that are compared at once: 256 KiB, which a processor's second cache holds.
-_AT_ONCE = 64
+#: Tables that are compared at once: half a MiB, which a processor's second cache holds.
+_AT_ONCE = 128
 
 _ENTRY = np.dtype("<u8")
 _INDEX = ENTRIES - 1

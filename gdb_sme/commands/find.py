@@ -90,6 +90,8 @@ class Find(SmeCommand):
 
 def _place(args: Namespace, session: Session) -> tuple[str, int, int]:
     """What is looked for, its physical address, and its size in bytes."""
+    from gdb_sme.core.address import PHYSICAL_BITS
+
     kernel = session.kernel
     if args.symbol:
         pa = kernel.pa_of(args.symbol)
@@ -100,6 +102,11 @@ def _place(args: Namespace, session: Session) -> tuple[str, int, int]:
             )
         return args.symbol, pa, kernel.symbols.size(args.symbol) or 1
     pa = evaluate(args.physical) & ~kernel.table_enc.mask
+    if pa >> PHYSICAL_BITS:
+        raise UsageError(
+            f"{pa:#x} is no physical address: those have {PHYSICAL_BITS} bits; for a virtual one "
+            "see: sme pte, or give a symbol with --symbol"
+        )
     return f"physical {pa:#x}", pa, 1
 
 

@@ -47,6 +47,8 @@ class Translation:
         memory_type: ``"write-back"`` and so on, None when the walk did not end in memory.
         note: why a page without the C-bit is so by design, None when there is nothing to say.
         nonpresent: what the last entry holds when it is not present, None otherwise.
+        moved: the symbol that the symbol file has here and where KASLR has put it, None when the
+            kernel is where it was linked, or the address is another.
     """
 
     walk: Walk
@@ -56,6 +58,7 @@ class Translation:
     memory_type: str | None
     note: str | None = None
     nonpresent: NonPresent | None = None
+    moved: tuple[str, int] | None = None
 
 
 #: Memory types by index into the PAT MSR, as Linux programs it: 0x0407050600070106
@@ -90,7 +93,19 @@ def translate(kernel: Kernel, va: int, cpu: CpuState, root: Root) -> Translation
         if mapping and kernel.enc.mask and not mapping.encrypted
         else None,
         nonpresent=_nonpresent(kernel, found),
+        moved=_moved(kernel, va),
     )
+
+
+def _moved(kernel: Kernel, va: int) -> tuple[str, int] | None:
+    """What was linked at ``va``, and where it is now."""
+    image = kernel.image
+    if image is None or not image.koff or not image.text <= va < image.end:
+        return None
+    linked = kernel.symbols.nearest(va)
+    if linked is None or 0 <= va - image.va < image.size:
+        return None
+    return linked[0], va + image.koff
 
 
 def _nearest_symbol(kernel: Kernel, va: int) -> str | None:

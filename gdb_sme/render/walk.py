@@ -43,6 +43,8 @@ def text(result: Translation) -> Document:
     lines = [_title(result), *table(rows, right=frozenset({_INDEX}))]
     lines += [(comment(_repeated(step)),) for step in walk.steps if step.repeated]
     lines.append(_end(result))
+    if result.moved is not None:
+        lines.append(_moved(*result.moved))
     return Document(tuple(lines))
 
 
@@ -134,6 +136,16 @@ def _end(result: Translation) -> Line:
     )
 
 
+def _moved(symbol: str, va: int) -> Line:
+    return (
+        comment("KASLR has moved what gdb has here, "),
+        name(symbol),
+        comment(", to "),
+        number(hex_va(va)),
+        comment("; its symbols follow with: sme kaslr"),
+    )
+
+
 def _forgotten_c_bit(result: Translation, pa: int) -> str:
     """A question, when a table lies so high that the C-bit may be what put it there."""
     steps = result.walk.steps
@@ -164,7 +176,7 @@ def payload(result: Translation) -> dict[str, object]:
     """The walk as JSON.
 
     Members: va, pa, encrypted, page_size (the last three null when nothing is mapped), permissions,
-    global, memory_type, region, symbol, note, outcome (``"mapped"``, ``"not-present"``,
+    global, memory_type, region, symbol, note, moved_to, outcome (``"mapped"``, ``"not-present"``,
     ``"reserved"``, ``"unreadable"``), reserved, error, nonpresent, root, levels.
     """
     walk, mapping, root = result.walk, result.walk.mapping, result.root
@@ -183,6 +195,7 @@ def payload(result: Translation) -> dict[str, object]:
         "region": result.region,
         "symbol": result.symbol,
         "note": result.note,
+        "moved_to": hex_va(result.moved[1]) if result.moved else None,
         "outcome": _outcome(result),
         "reserved": hexadecimal(walk.reserved or None),
         "error": str(walk.unreadable) if walk.unreadable else None,

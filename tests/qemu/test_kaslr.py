@@ -80,6 +80,10 @@ def check_found(gdb: Gdb, machine: Machine, own: dict[str, int]) -> None:
     walk = json.loads(gdb.execute(f"sme pte --json {own['init_top_pgt']:#x}"))
     assert (walk["symbol"], walk["outcome"]) == ("init_top_pgt", "mapped")
     assert "CR3 == __pa(" in gdb.execute("sme cr3")
+    if own["_text"] > (linked := gdb.evaluate("&init_top_pgt")):
+        # Where it was linked is not where it is: said, whatever is there now.
+        walk = json.loads(gdb.execute("sme pte --json &init_top_pgt"))
+        assert (int(walk["va"], 16), int(walk["moved_to"], 16)) == (linked, own["init_top_pgt"])
 
 
 def check_moved(gdb: Gdb, own: dict[str, int]) -> None:

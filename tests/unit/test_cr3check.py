@@ -20,7 +20,7 @@ from tests.unit.boot_kernel import (
     WORKAREA,
     Booting,
 )
-from tests.unit.fake_kernel import INIT_PGD, TEXT, C
+from tests.unit.fake_kernel import IMAGE_PA, INIT_PGD, OFFSETS, TEXT, C
 
 
 def checks(machine: Booting, expect: str | None = None) -> tuple[CpuCheck, ...]:
@@ -38,6 +38,19 @@ def test_early_boot() -> None:
     assert verdicts(check) == ("ok", "ok")
     assert check.conclusion == "CR3 == __sme_pa(early_top_pgt)"
     assert check.passed
+
+
+@pytest.mark.parametrize(("rip", "cs"), [(TEXT, 0x10), (0x7F0000001000, 0x33)])
+def test_a_kernel_that_the_symbols_are_not_of_is_no_verdict(rip: int, cs: int) -> None:
+    """Also when the CPU stands in user space."""
+    machine = Booting()
+    machine.run_task()
+    machine.rip, machine.cpu["cs"] = rip, cs
+    machine.write(IMAGE_PA + OFFSETS["linux_banner"], b"something else")
+    kernel = machine.kernel(place=False)
+    assert kernel.image is None
+    with pytest.raises(SymbolError):
+        check_cr3(kernel)
 
 
 def test_the_older_names() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gdb_sme.errors import AddressError, ReadError, SymbolError
@@ -208,6 +210,22 @@ def test_translate() -> None:
     assert (hole.symbol, hole.region) == (None, "user space")
     assert hole.nonpresent is not None
     assert hole.nonpresent.kind == "none"
+
+
+def test_what_was_linked_at_an_address_that_kaslr_has_left() -> None:
+    machine = Booting()
+    kernel = machine.kernel()
+    cpu, banner = kernel.cpus[0], TEXT + OFFSETS["linux_banner"]
+    root = translate.root_of_cpu(kernel, cpu)
+    assert translate.translate(kernel, banner, cpu, root).moved is None
+    assert kernel.image is not None
+    kernel.image = replace(kernel.image, va=TEXT + 0x10000000)
+    found = translate.translate(kernel, banner, cpu, root)
+    assert found.moved == ("linux_banner", banner + 0x10000000)
+    assert translate.translate(kernel, banner + 0x10000000, cpu, root).moved is None
+    # By a short way: what the address is of now is as good a reading.
+    kernel.image = replace(kernel.image, va=TEXT + 0x200000)
+    assert translate.translate(kernel, banner, cpu, root).moved is None
 
 
 def test_roots() -> None:

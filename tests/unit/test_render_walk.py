@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from gdb_sme.core.cbit import NO_ENCRYPTION, EncryptionBit
 from gdb_sme.core.paging import LEVEL4
@@ -185,6 +186,7 @@ def test_payload_of_a_mapping() -> None:
         "region": "kernel image",
         "symbol": "boot_ghcb_page+0x8",
         "note": "by design",
+        "moved_to": None,
         "outcome": "mapped",
         "reserved": None,
         "error": None,
@@ -241,3 +243,13 @@ def test_payload_of_trouble() -> None:
     )
     reserved = payload(translation(0, {0x2A10000: entries({0: 0x10E3})}))
     assert (reserved["outcome"], reserved["reserved"]) == ("reserved", "0x80")
+
+
+def test_what_kaslr_has_moved_is_told() -> None:
+    moved = replace(translation(0x7000), moved=("init_top_pgt", 0xFFFFFFFF9BA10000))
+    assert shown(moved)[-1] == (
+        "KASLR has moved what gdb has here, init_top_pgt, to 0xffffffff9ba10000; its symbols "
+        "follow with: sme kaslr"
+    )
+    assert view.payload(moved)["moved_to"] == "0xffffffff9ba10000"
+    assert view.payload(translation(0x7000))["moved_to"] is None

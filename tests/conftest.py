@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In CI nothing is skipped: what cannot run there fails, and says why."""
+"""What all tests share. In CI nothing is skipped: what cannot run there fails, and says why."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """An empty directory for runs, whose path leaves room for the names of their sockets."""
+    with tempfile.TemporaryDirectory(prefix="sme-") as made:
+        yield Path(made)
 
 
 @pytest.hookimpl(wrapper=True)

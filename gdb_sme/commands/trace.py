@@ -102,6 +102,7 @@ class Traces:
         if self._tracer is None:
             gdb.events.new_objfile.connect(self._symbols_changed)
             gdb.events.memory_changed.connect(self._memory_changed)
+            gdb.events.stop.connect(self._stopped)
         self._tracer = Tracer(
             session.require_stub("the trace"),
             session.kernel,
@@ -112,6 +113,10 @@ class Traces:
     def _symbols_changed(self, _event: object) -> None:
         if self._tracer is not None:
             self._tracer.symbols_changed()
+
+    def _stopped(self, _event: object) -> None:
+        if self._tracer is not None:
+            self._tracer.stopped()
 
     def _memory_changed(self, _event: object) -> None:
         if self._tracer is not None:

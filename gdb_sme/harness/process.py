@@ -14,6 +14,8 @@ from gdb_sme.errors import BootError
 from gdb_sme.harness.closing import Closing
 
 _PREFIX = "gdb-sme-run-"
+_LONGEST_NAME = "kgdb-control.sock"
+"""Of all that are made in a run's directory."""
 _LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path (``sun_path`` of unix(7), less the final zero)."""
 
@@ -45,7 +47,7 @@ class PrivateDirectory(Closing):
             if _lock(self._lock) and self.path.exists():
                 break
             os.close(self._lock)  # another run's start took the new directory for a leftover
-        if len(os.fsencode(self.path / "console.sock")) > _LONGEST_SOCKET:
+        if len(os.fsencode(self.path / _LONGEST_NAME)) > _LONGEST_SOCKET:
             self.close()
             raise BootError(
                 f"{base} is too long a path for Unix sockets: set TMPDIR to a shorter one"

@@ -43,6 +43,10 @@ class Signals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._raised and not isinstance(value, Interrupted):
+            # Two signals at once inside a system call: CPython 3.11 makes a SystemError of it.
+            assert self._pending is not None
+            raise Interrupted(self._pending) from None
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.ignore_sigint:

@@ -57,6 +57,11 @@ class Silent(gdb.Breakpoint):
         self._answered = _state()
         return stand
 
+    @property
+    def lost(self) -> bool:
+        """Whether gdb has deleted it, for example when Ctrl-C broke off its own look at it."""
+        return not self._retired and not self.is_valid()
+
     def hit(self, event: gdb.StopEvent) -> bool:
         """Whether the target stands where this breakpoint is due, by gdb's stop event."""
         return isinstance(event, gdb.BreakpointEvent) and self in event.breakpoints

@@ -162,12 +162,16 @@ class Recorder:
         if self.image is not None and text is not None:
             self.image = with_symbols_at(self.image, text)
 
+    def notice(self, kernel: Kernel) -> None:
+        """Keep the writes that no watchpoint told of, as of this stop."""
+        for name in self.values:
+            self.compare(kernel, None, name, noticed=True)
+
     def look(self) -> None:
         """With the target standing: note what was changed unseen since the last event."""
         kernel = self.kernel()
+        self.notice(kernel)
         place = self.place(kernel)
-        for name in self.values:
-            self.compare(kernel, place, name, noticed=True)
         last = self._events[-1].place if self._events else place
         if place.cpu == last.cpu and place.mask & place.cr3 != place.mask & last.cr3:
             self._append(Moment(len(self._events) + 1, place, "the target stands here"))

@@ -125,6 +125,7 @@ class Tracer:
         self._identity: list[Silent] = []
         self._before: dict[str, bytes] = {}
         self._virtual = False
+        self._watches: dict[str, Watch] = {}
         self._loads: dict[str, dict[int, str]] = {}
         self._init_took_over = False
         self._protection_watch: Watch | None = None
@@ -180,6 +181,12 @@ class Tracer:
     def memory_changed(self) -> None:
         """The person wrote to memory: what was written is noticed at the next event."""
         self._record.memory_changed()
+
+    def stopped(self) -> None:
+        """The target stands: a Ctrl-C may have kept a watchpoint from being asked, or lost it."""
+        if self.active and self._record.image is not None:
+            self._guarded(lambda: self._record.notice(self._record.kernel()))()
+            self._record.unwatched |= {name for name, w in self._watches.items() if w.lost}
 
     def look(self) -> None:
         """With the target standing: note what was changed unseen since the last event."""
@@ -328,7 +335,9 @@ class Tracer:
             assert found is not None
             size = min(self._symbols.size(found[0]) or 8, 8)
             try:
-                keep.append(Watch(at(found[1]), size, self._guarded(partial(self._at_write, name))))
+                watch = Watch(at(found[1]), size, self._guarded(partial(self._at_write, name)))
+                self._watches[name] = watch
+                keep.append(watch)
             except (TargetError, gdb.error) as error:
                 if name not in self._record.unwatched:
                     self._record.unwatched.add(name)

@@ -94,8 +94,8 @@ class Runner:
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
+def runner(short_path: Path) -> Iterator[Runner]:
     """A runner with a TMPDIR of its own."""
-    made = Runner(tmp_path)
+    made = Runner(short_path)
     yield made
     made.kill()

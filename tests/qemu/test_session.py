@@ -166,13 +166,13 @@ def test_qmp_refuses_what_qemu_refuses(boot: OwnSessions) -> None:
     assert session.machine.qmp.hmp("info version").startswith(tuple("0123456789"))
 
 
-def test_a_failed_boot_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_a_failed_boot_leaves_nothing(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
     with pytest.raises(BootError, match="the kernel has no location no_such_function"):
         Session(machine_config("rfc-v2"), "no_such_function")
     with pytest.raises(BootError, match="1 s passed before"):
         Session(machine_config("rfc-v2"), "*0x1", timeout=1)
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def test_closing_twice_is_harmless() -> None:

@@ -62,7 +62,9 @@ def test_integers_are_64_bits_unsigned(bare: Gdb) -> None:
 
 def test_a_command_can_be_interrupted(bare: Gdb, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    pending = bare.begin(f"python import time; open({str(begun)!r}, 'w'); time.sleep(1000)")
+    # Neither a file that is closed on the way nor one long sleep: Ctrl-C could be lost in them.
+    forever = "any(time.sleep(0.01) for _ in iter(int, 1))"
+    pending = bare.begin(f"python import os, time; os.mkdir({str(begun)!r}); {forever}")
     while not begun.exists():
         assert bare.running()
     bare.interrupt()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gdb_sme.harness.gdb import Gdb
+from gdb_sme.harness.gdb import PLUGIN, Gdb
 from gdb_sme.harness.kgdb import KgdbSession, enter_kgdb
 from gdb_sme.harness.pytest_plugin import machine_config
 from tests.qemu.kgdb import (
@@ -117,6 +117,25 @@ def test_dump_find_and_audit_are_the_same_as_over_qemus_stub(session: KgdbSessio
     assert over_kgdb.pop("cr3") == "n/a"
     assert over_stub.pop("cr3") == "pass"
     assert over_kgdb == over_stub
+
+
+def test_a_dump_made_at_the_same_stop_says_the_same(session: KgdbSession, tmp_path: Path) -> None:
+    values = [session.gdb.evaluate(text) for text in ADDRESSES.values()]
+    over_kgdb = [walk(session.gdb, f"{va:#x}") for va in values]
+    ranges = shown(session.gdb, "sme dump")["ranges"]
+    saved = tmp_path / "dump"
+    session.stop_by_qemu()
+    try:
+        session.machine.qmp.hmp(f"dump-guest-memory {saved}")
+    finally:
+        session.resume_by_qemu()
+    try:
+        with Gdb([str(session.machine.config.image.vmlinux), str(saved)], timeout=240) as gdb:
+            gdb.execute(f"source {PLUGIN}")
+            assert [walk(gdb, f"{va:#x}") for va in values] == over_kgdb
+            assert shown(gdb, "sme dump")["ranges"] == ranges
+    finally:
+        saved.unlink()
 
 
 def test_functions_and_printers(session: KgdbSession) -> None:

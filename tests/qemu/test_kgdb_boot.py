@@ -119,7 +119,9 @@ def test_two_cpus() -> None:
         gdb = session.gdb
         status = shown(gdb, "sme status")
         shells = next(
-            n for n, cpu in enumerate(status["cpus"]) if "(sh)" in cpu["kernels_table"]["detail"]
+            n
+            for n, cpu in enumerate(status["cpus"])
+            if "(sh)" in (cpu["kernels_table"]["detail"] or "")
         )
         assert len(status["cpus"]) == 2
         user = gdb.evaluate(f"{TASK}->mm->start_stack")

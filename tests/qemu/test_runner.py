@@ -101,16 +101,16 @@ def test_until_an_address(runner: Runner) -> None:
     ],
 )
 def test_until_shell_with_the_encryption_asked_for(
-    runner: Runner, image: str, arguments: str, mask: int, tmp_path: Path
+    runner: Runner, image: str, arguments: str, mask: int
 ) -> None:
     done = runner.run(
         *("--image", image, *arguments.split(), "--until", "shell", "--batch"),
         *("-ex", "output/x sme_me_mask", "-ex", "echo \\n", "-ex", "output/x $cr3 >> 43 << 43"),
-        *("--keep-logs", str(tmp_path / "logs")),
+        *("--keep-logs", str(runner.temporary / "logs")),
     )
     assert (done.returncode, done.stdout) == (0, f"{mask:#x}\n{mask:#x}"), done.stderr
     assert runner.left_behind() == ["logs"]
-    console = (tmp_path / "logs" / "console.log").read_text()
+    console = (runner.temporary / "logs" / "console.log").read_text()
     active = re.findall(r"Memory Encryption Features active: AMD (\w+)", console)
     assert active == [word.upper() for word in arguments.split() if word in ("sme", "sev")]
 

@@ -125,7 +125,7 @@ def test_two_cpus() -> None:
         )
         assert len(status["cpus"]) == 2
         user = gdb.evaluate(f"{TASK}->mm->start_stack")
-        assert walk(gdb, f"{user:#x}")["outcome"] == "mapped"
+        assert walk(gdb, f"{user:#x} --root {shells}")["outcome"] == "mapped"
         roots = [shown(gdb, f"sme pte $sp --root {cpu}")["root"]["raw"] for cpu in (0, 1)]
         session.stop_by_qemu()
         cr3 = []

@@ -9,11 +9,11 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from gdb_sme.harness.closing import Closing
 
 
-class SerialLine:
+class SerialLine(Closing):
     """Relays between one client of ``path`` and the socket ``far``, or nobody when that is None.
 
     Attributes:
@@ -70,15 +70,8 @@ class SerialLine:
         found = re.findall(rb"\$m([0-9a-f]+),([0-9a-f]+)#", bytes(self.sent))
         return [(int(va, 16), int(length, 16)) for va, length in found]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Cut the line. May be called again."""
         self._wake.close()
         self._thread.join()
         self._end.close()

@@ -32,6 +32,14 @@ def _foreign(view: View) -> list[MappedRange]:
     ]
 
 
+def _decrypted(view: View, mapped: list[MappedRange], fault: str) -> Outcome:
+    """Judge that none of ``mapped`` carries the C-bit."""
+    return judged(
+        f"{len(mapped)} mappings, {size_text(sum(each.size for each in mapped))}",
+        view.places([each for each in mapped if each.attributes.encrypted], fault),
+    )
+
+
 @rule(
     "mmio-decrypted",
     what="devices (ioremap, local APIC, I/O APIC, BARs in user space) are mapped without the C-bit",
@@ -44,11 +52,7 @@ def mmio_decrypted(view: View) -> Outcome:
     devices = [each for each in _foreign(view) if not _firmware(view, each)]
     if not devices:
         return not_applicable("no device is mapped")
-    wrong = [each for each in devices if each.attributes.encrypted]
-    return judged(
-        f"{len(devices)} mappings, {size_text(sum(each.size for each in devices))}",
-        view.places(wrong, "a device with C-bit"),
-    )
+    return _decrypted(view, devices, "a device with C-bit")
 
 
 @rule(
@@ -65,11 +69,7 @@ def firmware_tables(view: View) -> Outcome:
         return not_applicable("nothing of the firmware is mapped")
     if view.guest:
         return not_applicable("under SEV memremap() maps it with the C-bit, ioremap() without")
-    wrong = [each for each in tables_ if each.attributes.encrypted]
-    return judged(
-        f"{len(tables_)} mappings, {size_text(sum(each.size for each in tables_))}",
-        view.places(wrong, "memory of the firmware with C-bit"),
-    )
+    return _decrypted(view, tables_, "memory of the firmware with C-bit")
 
 
 @rule(

@@ -32,6 +32,13 @@ def _unexplained_fail(view: View, text: str, places: Iterable[Place]) -> Outcome
     return judged(text, found)
 
 
+def _encrypted(view: View, mapped: list[MappedRange], fault: str) -> Outcome:
+    """Judge that all of ``mapped`` carries the C-bit but what is shared by design."""
+    bare = [each for each in mapped if not each.attributes.encrypted]
+    text = f"{size_text(sum(each.size for each in mapped))}{_names(view, bare)}"
+    return _unexplained_fail(view, text, view.places(view.unexplained(bare), fault))
+
+
 def _touches(found: MappedRange, physical: Range) -> bool:
     return found.pa < physical.end and physical.start < found.physical.end
 
@@ -47,13 +54,7 @@ def direct_map_encrypted(view: View) -> Outcome:
     if view.stage < Stage.INIT:
         return not_applicable("init_mem_mapping() has not built the direct map yet")
     region = view.direct_map
-    mapped = list(view.within(region.start, region.end))
-    bare = [each for each in mapped if not each.attributes.encrypted]
-    return _unexplained_fail(
-        view,
-        f"{size_text(sum(each.size for each in mapped))}{_names(view, bare)}",
-        view.places(view.unexplained(bare), "no C-bit"),
-    )
+    return _encrypted(view, list(view.within(region.start, region.end)), "no C-bit")
 
 
 @rule(
@@ -64,17 +65,8 @@ def direct_map_encrypted(view: View) -> Outcome:
 )
 def kernel_memory_encrypted(view: View) -> Outcome:
     """The upper half but the direct map and the kernel image, as far as it is RAM."""
-    looked, bare = 0, []
-    for each in _elsewhere(view):
-        if view.is_ram(each.pa):
-            looked += each.size
-            if not each.attributes.encrypted:
-                bare.append(each)
-    return _unexplained_fail(
-        view,
-        f"{size_text(looked)}{_names(view, bare)}",
-        view.places(view.unexplained(bare), "RAM without C-bit"),
-    )
+    ram = [each for each in _elsewhere(view) if view.is_ram(each.pa)]
+    return _encrypted(view, ram, "RAM without C-bit")
 
 
 def _elsewhere(view: View) -> Iterator[MappedRange]:
@@ -97,12 +89,7 @@ def lower_half_encrypted(view: View) -> Outcome:
     mapped = [each for each in view.ranges if each.va < half and view.is_ram(each.pa)]
     if not mapped:
         return not_applicable("nothing is mapped in the lower half")
-    bare = [each for each in mapped if not each.attributes.encrypted]
-    return _unexplained_fail(
-        view,
-        f"{size_text(sum(each.size for each in mapped))}{_names(view, bare)}",
-        view.places(view.unexplained(bare), "RAM without C-bit"),
-    )
+    return _encrypted(view, mapped, "RAM without C-bit")
 
 
 @rule(

@@ -100,12 +100,10 @@ def translate(kernel: Kernel, va: int, cpu: CpuState, root: Root) -> Translation
 def _moved(kernel: Kernel, va: int) -> tuple[str, int] | None:
     """What was linked at ``va``, and where it is now."""
     image = kernel.image
-    if image is None or not image.koff or not image.text <= va < image.end:
+    if image is None or not image.text <= va < image.end or 0 <= va - image.va < image.size:
         return None
     linked = kernel.symbols.nearest(va)
-    if linked is None or 0 <= va - image.va < image.size:
-        return None
-    return linked[0], va + image.koff
+    return None if linked is None else (linked[0], va + image.koff)
 
 
 def _nearest_symbol(kernel: Kernel, va: int) -> str | None:

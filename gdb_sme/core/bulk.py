@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tables of PTEs by the hundred, with NumPy: the part of a scan that takes the time where much is
-mapped in 4 KiB pages.
+"""A whole address space at once, with NumPy: the tables of one level as one array after another.
 
-All tables below one PMD table are gathered from mapped memory and compared as whole arrays; Python
-sees runs of pages only. `gdb_sme.core.scan` imports this where it pays, does without where there is
-no NumPy, and looks itself at what is left out here: loops, tables outside of mapped memory, pages
-that repeat, reserved bits. What comes out is the same.
+Python sees runs of pages only. `gdb_sme.core.scan` imports this where it pays, does without where
+there is no NumPy, and looks itself at what is left out here: everything below an entry of the root
+that leads to something particular (a table that is reached twice, or outside of mapped memory, a
+page that repeats, reserved bits). What comes out is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gdb_sme.core import entry as bits
-from gdb_sme.core.address import PAGE_FRAME_MASK, PAGE_SHIFT, PAGE_SIZE, PHYSICAL_BITS
+from gdb_sme.core.address import PAGE_FRAME_MASK, PAGE_SHIFT, PAGE_SIZE, PHYSICAL_BITS, U64
 from gdb_sme.core.cbit import EncryptionBit
-from gdb_sme.core.paging import ENTRIES, TABLE_SIZE
+from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE
 from gdb_sme.core.ports import MappedPart
 
-#: Tables below one PMD table for which arrays are quicker than one table after the other.
-LEAST = 16
+if TYPE_CHECKING:
+    from gdb_sme.core.scan import LevelFacts
 
 #: Tables that are compared at once: half a MiB, which a processor's second cache holds.
 _AT_ONCE = 128
@@ -38,250 +37,464 @@ _TABLES = np.empty((_AT_ONCE, ENTRIES), _ENTRY)
 _STEPS = np.empty(_AT_ONCE * ENTRIES, _ENTRY)
 _BREAKS = np.empty(_AT_ONCE * ENTRIES, bool)
 
+#: The first entry of each.
+_FIRST = np.arange(0, _AT_ONCE * ENTRIES, ENTRIES)
+
+#: PTEs of pages that follow one another, from any first one on, and the same as bytes, which are
+#: compared several times as fast.
+_EXPECTED = bytearray(_AT_ONCE * TABLE_SIZE)
+_FOLLOWING = np.frombuffer(_EXPECTED, _ENTRY)
+_FOLLOWING += np.arange(_AT_ONCE * ENTRIES, dtype=_ENTRY) * _ENTRY.type(PAGE_SIZE)
+
 _Array = Any  # numpy.ndarray, whose generic parameters differ between NumPy 1 and 2
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Tables of PTEs below one PMD table, and what they map; arrays of equal length.
+    """Uses of table pages, as arrays of equal length: by virtual address, upper levels first.
 
     Attributes:
-        taken: for each of the 512 entries of the PMD table whether its table is among these.
-        rest: whether the PMD table has other present entries.
-        flags: RW, USER and NX, which all entries to these tables have alike.
-        indexes: which entries of the PMD table, ascending.
-        raws: those entries.
-        encrypted: whether they make the processor read the tables encrypted.
-        pas: the tables' physical addresses.
-        empty: whether all entries of a table are zero.
-        starts: first page of each run, counted from the first that the PMD table can map.
-        lengths: pages in it.
-        keys: the PTE of its first page without Accessed, Dirty and what is not the hardware's.
-        near: whether a run may continue the one before it, in spite of other flags.
+        slots: entry of the root that leads there, 0 to 511.
+        pas: physical address of the table.
+        depths: levels below the root.
+        vas: first virtual address that it translates.
+        entry_pas: physical address of the entry that points to it.
+        raws: that entry.
+        encrypted: whether it makes the processor read the table encrypted.
+        empty: whether all entries of the table are zero.
     """
 
-    taken: _Array
-    rest: bool
-    flags: int
-    indexes: _Array
-    raws: _Array
+    slots: _Array
     pas: _Array
+    depths: _Array
+    vas: _Array
+    entry_pas: _Array
+    raws: _Array
     encrypted: _Array
     empty: _Array
-    starts: _Array
-    lengths: _Array
+
+    def of(self, entries: range) -> Tables:
+        """Those that ``entries`` of the root lead to."""
+        part = _part(self.slots, entries)
+        return Tables(
+            self.slots[part], self.pas[part], self.depths[part], self.vas[part],
+            self.entry_pas[part], self.raws[part], self.encrypted[part], self.empty[part],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages that follow one another and are mapped alike, as arrays of equal length, by address.
+
+    Attributes:
+        slots: entry of the root that leads there, 0 to 511.
+        vas: first virtual address.
+        sizes: in bytes.
+        pas: first physical address.
+        kinds: the other bits of the entries, with the rights of all levels (RW, USER, NX) combined,
+            and without Accessed, Dirty and what is not the hardware's; in bits 54:52 how many
+            levels below the root they are.
+    """
+
+    slots: _Array
+    vas: _Array
+    sizes: _Array
+    pas: _Array
+    kinds: _Array
+
+    def of(self, entries: range) -> Pages:
+        """Those that ``entries`` of the root lead to."""
+        part = _part(self.slots, entries)
+        return Pages(
+            self.slots[part], self.vas[part], self.sizes[part], self.pas[part], self.kinds[part]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a root maps.
+
+    Attributes:
+        left: for each entry of the root whether what it maps is left to the caller.
+        tables: uses of table pages below the other entries.
+        pages: what these map.
+    """
+
+    left: _Array
+    tables: Tables
+    pages: Pages
+
+
+@dataclass(slots=True)
+class _Entries:
+    """Present entries by virtual address: what they translate, and what the levels above allow.
+
+    ``allowed`` has RW, USER and, the other way round, NX.
+    """
+
+    raws: _Array
+    vas: _Array
+    entry_pas: _Array
+    allowed: _Array
+
+
+@dataclass(slots=True)
+class _Runs:
+    """As `Pages`, with the whole entry of the first page as ``keys``, rights combined."""
+
+    slots: _Array
+    vas: _Array
+    sizes: _Array
+    depths: _Array
     keys: _Array
-    near: _Array
 
 
-class TableReader:
-    """Looks at the tables of PTEs in mapped memory.
+@dataclass(slots=True)
+class _Level:
+    """The tables of one level. ``rows`` are their places in mapped memory, in pages; ``used``
+    says which have a present entry."""
+
+    entries: _Entries
+    pas: _Array
+    rows: _Array
+    used: _Array
+
+
+class AddressSpace:
+    """What one root maps, looked at level by level.
 
     Args:
         parts: memory that is mapped in this process, not overlapping.
         enc: the encryption bit in force.
-        keep: the bits of a PTE that make a mapping, address included.
-        pointer_reserved: bits that must be zero in an entry that points to a table of PTEs.
-        leaf_reserved: bits that must be zero in a PTE.
+        facts: of each level, from the root down.
+        keep: the bits of a leaf that make a mapping, address included.
+        start: first virtual address that is asked for.
+        last: last virtual address that is asked for.
+        progress: called with a virtual address now and then.
     """
 
     def __init__(
         self,
         parts: Sequence[MappedPart],
         enc: EncryptionBit,
+        facts: Sequence[LevelFacts],
         *,
         keep: int,
-        pointer_reserved: int,
-        leaf_reserved: int,
+        start: int,
+        last: int,
+        progress: Callable[[int], None] | None,
     ) -> None:
-        self._parts = [
-            (
-                each.physical.start,
-                each.physical.start + each.physical.size // TABLE_SIZE * TABLE_SIZE,
-                np.frombuffer(
-                    each.content, _ENTRY, each.physical.size // TABLE_SIZE * ENTRIES
-                ).reshape(-1, ENTRIES),
-            )
-            for each in parts
-            if not each.physical.start % TABLE_SIZE
-        ]
-        self._keep = keep
-        self._pointer = bits.PRESENT | bits.PSE | pointer_reserved
-        self._address = PAGE_FRAME_MASK & ~enc.mask
-        self._reserved = leaf_reserved
-        # A sum must not carry into what is no address, nor from address bit 51 into bit 52.
-        self._guard = enc.mask | leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
+        self._parts: list[tuple[int, int, int, _Array]] = []
+        rows = 0
+        for each in parts:
+            count = each.physical.size // TABLE_SIZE
+            if not each.physical.start % TABLE_SIZE:
+                pages = np.frombuffer(each.content, _ENTRY, count * ENTRIES).reshape(-1, ENTRIES)
+                start_pa = each.physical.start
+                self._parts.append((start_pa, start_pa + count * TABLE_SIZE, rows, pages))
+                rows += count
+        self._seen = np.zeros(rows, bool)
+        self._turn = np.empty(rows, np.int32)
         self._enc = enc
+        self._facts = facts
+        self._keep = _u64(keep)
+        self._address = _u64(PAGE_FRAME_MASK & ~enc.mask)
+        self._start, self._last = start, last
+        self._whole = start == 0 and last == U64
+        self._progress = progress
+        self._left = np.zeros(ENTRIES, bool)
+        self._top = _u64(facts[0].span.bit_length() - 1)
+        # A sum must not carry into what is no address, nor from address bit 51 into bit 52.
+        guard = enc.mask | facts[-1].leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
+        self._guard = _u64(guard)
+        self._alike = _u64(guard | keep & ~PAGE_FRAME_MASK)
+        self._page_masks = np.array([each.page_mask for each in facts], _ENTRY)
+        self._spans = np.array([each.span for each in facts], _ENTRY)
 
-    def look(self, data: bytes, path: Sequence[int]) -> Tables | None:
-        """What the tables below the PMD table ``data`` map, None when that is left to the caller.
+    def look(self, root: bytes, root_pa: int, room: int, *, with_tables: bool) -> Found | None:
+        """All that the table ``root`` at ``root_pa`` maps.
 
-        Args:
-            data: its content.
-            path: physical addresses of it and the tables above it.
+        None when that is more than ``room`` ranges and uses of tables. Unless ``with_tables``, only
+        the first two columns of `Found.tables` are filled.
         """
-        entries = np.frombuffer(data, _ENTRY)
-        pointers = self._plain_pointers(entries, path)
-        indexes = pointers.nonzero()[0]
-        if len(indexes) < LEAST:
+        entries = self._of_root(np.frombuffer(root, _ENTRY), root_pa)
+        rows, mapped = self._rows(np.array([root_pa], _ENTRY))
+        self._seen[rows[mapped]] = True
+        levels: list[_Level] = []
+        pages: list[tuple[_Array, _Array, _Array, int]] = []
+        for depth, facts in enumerate(self._facts[1:], 1):
+            level = self._below(entries, self._facts[depth - 1])
+            levels.append(level)
+            room -= len(level.pas)
+            if room < 0:
+                return None
+            if not len(level.pas):
+                break
+            if depth == len(self._facts) - 1:
+                vas, sizes, keys = self._runs(level)
+            else:
+                entries, vas, keys = self._upper(level, facts)
+                sizes = np.full(len(vas), facts.span, _ENTRY)
+            pages.append((vas, sizes, keys, depth))
+        merged = self._merged(pages)
+        if len(merged.vas) > room:
             return None
-        pas = entries[indexes] & self._address
-        starts, lengths, keys, empty = self._runs(pas)
-        wrong = self._left_out(starts, lengths, keys)
-        if wrong.any():
-            good = np.ones(len(indexes), bool)
-            good[starts[wrong] >> _INDEX_BITS] = False
-            pointers[indexes[~good]] = False
-            runs = good[starts >> _INDEX_BITS]
-            starts, lengths, keys = starts[runs], lengths[runs], keys[runs]
-            starts = indexes[starts >> _INDEX_BITS] * ENTRIES + (starts & _INDEX)
-            indexes, pas, empty = indexes[good], pas[good], empty[good]
-        else:
-            starts = indexes[starts >> _INDEX_BITS] * ENTRIES + (starts & _INDEX)
-        starts, lengths, keys = self._join(starts, lengths, keys)
-        near = np.zeros(len(starts), bool)
-        if len(starts) > 1:
-            before, after = keys[:-1] & self._address, keys[1:] & self._address
-            near[1:] = (starts[1:] == starts[:-1] + lengths[:-1]) & (
-                (after == before) | (after == before + _bytes(lengths[:-1]))
-            )
-        raws = entries[indexes]
-        return Tables(
-            taken=pointers,
-            rest=bool(np.count_nonzero(entries & bits.PRESENT) > len(indexes)),
-            flags=int(raws[0]) & _RIGHTS if len(indexes) else 0,
-            indexes=indexes,
-            raws=raws,
-            pas=pas,
-            encrypted=self._encrypted(raws),
-            empty=empty,
-            starts=starts,
-            lengths=lengths,
-            keys=keys,
-            near=near,
+        return Found(self._left, self._uses(levels, with_tables), merged)
+
+    def _of_root(self, table: _Array, root_pa: int) -> _Entries:
+        indexes = (table & _u64(bits.PRESENT)).nonzero()[0].astype(_ENTRY)
+        vas = indexes << self._top
+        vas[indexes >= ENTRIES // 2] -= _u64(self._facts[0].span * ENTRIES & U64)
+        allowed = np.full(len(indexes), _RIGHTS, _ENTRY)
+        return _Entries(
+            table[indexes.astype(np.intp)], vas, _u64(root_pa) + indexes * _u64(ENTRY_SIZE), allowed
         )
 
-    def _plain_pointers(self, entries: _Array, path: Sequence[int]) -> _Array:
-        """Which entries point to a table in mapped memory that has nothing particular about it."""
-        plain = entries & self._pointer == bits.PRESENT
-        keys, pas = entries & self._keep, entries & self._address
-        repeated = keys[1:] == keys[:-1]
-        plain[1:] &= ~repeated
-        plain[:-1] &= ~repeated
-        mapped = np.zeros(ENTRIES, bool)
-        for start, end, _ in self._parts:
-            mapped |= (pas >= start) & (pas < end)
-        plain &= mapped
-        for pa in path:
-            plain &= pas != pa
-        first = int(plain.argmax())
-        plain &= entries & _RIGHTS == entries[first] & _RIGHTS
-        return plain
+    def _slots(self, vas: _Array) -> _Array:
+        return (vas >> self._top & _u64(_INDEX)).astype(np.intp)
 
-    def _encrypted(self, raws: _Array) -> _Array:
-        if not self._enc.mask:
-            return np.zeros(len(raws), bool)
-        return (raws & self._enc.mask != 0) == self._enc.set_is_encrypted
+    def _leave(self, vas: _Array) -> None:
+        """Leave to the caller what the entries of the root map that lead to ``vas``."""
+        self._left[self._slots(vas)] = True
 
-    def _runs(self, pas: _Array) -> tuple[_Array, _Array, _Array, _Array]:
-        """Pages of the tables ``pas`` that follow one another within a table.
+    def _below(self, entries: _Entries, facts: LevelFacts) -> _Level:
+        """The tables that ``entries`` point to."""
+        if not self._whole:
+            ends = entries.vas + _u64(facts.span - 1)
+            entries = _some(entries, (entries.vas <= self._last) & (ends >= self._start))
+        pas = entries.raws & self._address
+        rows, mapped = self._rows(pas)
+        good = mapped & (entries.raws & _u64(facts.pointer_reserved) == 0)
+        good[mapped] &= self._first_time(rows[mapped])
+        if not good.all():
+            self._leave(entries.vas[~good])
+            good &= ~self._left[self._slots(entries.vas)]
+            entries, pas, rows = _some(entries, good), pas[good], rows[good]
+        allowed = entries.allowed & (entries.raws ^ _u64(bits.NX))
+        level = _Entries(entries.raws, entries.vas, entries.entry_pas, allowed)
+        return _Level(level, pas, rows, np.zeros(len(pas), bool))
 
-        Returns the first page of each run, how many there are and the key of the first; and for
-        each table whether it is empty.
-        """
-        all_starts, all_keys = [], []
-        for first, tables in self._gather(pas):
-            flat = tables.reshape(-1)
-            steps, breaks = _STEPS[: len(flat)], _BREAKS[: len(flat)]
-            np.subtract(flat[1:], flat[:-1], out=steps[1:])
-            np.not_equal(steps, PAGE_SIZE, out=breaks)
-            breaks[::ENTRIES] = True
-            starts = breaks.nonzero()[0]
-            all_keys.append(flat[starts])
-            starts += first * ENTRIES
-            all_starts.append(starts)
-        starts, keys = np.concatenate(all_starts), np.concatenate(all_keys)
-        keys &= self._keep
-        lengths = np.empty(len(starts), np.intp)
-        np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
-        lengths[-1] = len(pas) * ENTRIES - starts[-1]
-        empty = np.zeros(len(pas), bool)
-        present = keys & bits.PRESENT != 0
-        if not present.all():
-            starts, lengths, keys = starts[present], lengths[present], keys[present]
-            empty[:] = True
-            empty[starts >> _INDEX_BITS] = False
-            empty[empty] = self._are_empty(pas[empty])
-        inner = starts[1:] & _INDEX != 0
-        if inner.any():
-            # The raw entries were compared: Accessed and Dirty, say, make no other mapping.
-            inner &= starts[1:] == starts[:-1] + lengths[:-1]
-            inner &= keys[1:] == keys[:-1] + _bytes(lengths[:-1])
-            starts, lengths, keys = _merge(starts, lengths, keys, inner)
-        return starts, lengths, keys, empty
+    def _rows(self, pas: _Array) -> tuple[_Array, _Array]:
+        """Where the tables at ``pas`` are in mapped memory, in pages, and which of them are."""
+        rows, mapped = np.zeros(len(pas), np.intp), np.zeros(len(pas), bool)
+        for start, end, first, _ in self._parts:
+            inside = (pas >= start) & (pas < end)
+            rows[inside] = (pas[inside] - _u64(start) >> _u64(PAGE_SHIFT)).astype(np.intp) + first
+            mapped |= inside
+        return rows, mapped
 
-    def _gather(self, pas: _Array) -> Iterator[tuple[int, _Array]]:
-        """The tables at ``pas``, some at a time, each time with the number of the first."""
-        parts = [each for each in self._parts if ((pas >= each[0]) & (pas < each[1])).any()]
-        start, _, pages = parts[0]
-        rows = ((pas - start) >> PAGE_SHIFT).astype(np.intp)
+    def _first_time(self, rows: _Array) -> _Array:
+        """Which of ``rows`` were never met: a loop, too, leads to a table a second time."""
+        turn = np.arange(len(rows), dtype=np.int32)
+        self._turn[rows] = turn
+        again = self._seen[rows] | (self._turn[rows] != turn)
+        if again.any():
+            again = np.isin(rows, rows[again])
+        self._seen[rows] = True
+        return ~again
+
+    def _gather(self, level: _Level) -> Iterator[tuple[int, _Array]]:
+        """The entries of the tables of a level, some tables at a time, and the first's number."""
+        rows = level.rows
         apart = rows[1:] - rows[:-1] != 1
-        for first in range(0, len(pas), _AT_ONCE):
+        parts = [
+            each
+            for each in self._parts
+            if ((rows >= each[2]) & (rows < each[2] + len(each[3]))).any()
+        ]
+        for first in range(0, len(rows), _AT_ONCE):
+            if self._progress is not None:
+                self._progress(int(level.entries.vas[first]))
             here = rows[first : first + _AT_ONCE]
             out = _TABLES[: len(here)]
+            _, _, begin, pages = parts[0]
             if len(parts) > 1:
-                yield first, self._mixed(pas[first : first + _AT_ONCE], parts, out)
+                for _, _, begin, pages in parts:
+                    inside = (here >= begin) & (here < begin + len(pages))
+                    out[inside] = pages[here[inside] - begin]
+                tables = out
             elif apart[first : first + len(here) - 1].any():
                 # No row is out of bounds: "clip" only keeps NumPy from buffering.
-                yield first, pages.take(here, axis=0, out=out, mode="clip")
+                tables = pages.take(here - begin, axis=0, out=out, mode="clip")
             else:
-                yield first, pages[here[0] : here[0] + len(here)]
+                tables = pages[here[0] - begin : here[0] - begin + len(here)]
+            yield first, tables.reshape(-1)
 
-    @staticmethod
-    def _mixed(pas: _Array, parts: Sequence[tuple[int, int, _Array]], out: _Array) -> _Array:
-        """The tables at ``pas`` from several parts of memory, in ``out``."""
-        for start, end, pages in parts:
-            inside = (pas >= start) & (pas < end)
-            out[inside] = pages[((pas[inside] - start) >> PAGE_SHIFT).astype(np.intp)]
-        return out
-
-    def _are_empty(self, pas: _Array) -> _Array:
-        """For each of ``pas`` whether all entries of the table are zero."""
-        some = [~tables.any(axis=1) for _, tables in self._gather(pas)] if len(pas) else []
-        return np.concatenate(some) if some else np.empty(0, bool)
-
-    def _left_out(self, starts: _Array, lengths: _Array, keys: _Array) -> _Array:
-        """Which runs are left to the caller, with all of their table."""
-        wrong = (keys ^ keys + _bytes(lengths - 1)) & self._guard != 0
-        if self._reserved:
-            wrong |= keys & self._reserved != 0
-        repeats = (keys[1:] == keys[:-1]) & (lengths[:-1] == 1)
-        if repeats.any():
-            wrong[:-1] |= repeats & (starts[1:] == starts[:-1] + 1) & (starts[1:] & _INDEX != 0)
-        return wrong
-
-    def _join(self, starts: _Array, lengths: _Array, keys: _Array) -> tuple[_Array, _Array, _Array]:
-        """Runs that continue from one table to the next put together."""
-        linked = (
-            (starts[1:] == starts[:-1] + lengths[:-1])
-            & (keys[1:] == keys[:-1] + _bytes(lengths[:-1]))
-            & ((keys[1:] ^ keys[:-1]) & (self._guard | ~self._address & self._keep) == 0)
+    def _upper(self, level: _Level, facts: LevelFacts) -> tuple[_Entries, _Array, _Array]:
+        """The entries of tables above the PTEs that point to a table; address and key of pages."""
+        raws, at = [], []
+        for first, flat in self._gather(level):
+            present = (flat.view(np.uint8)[::ENTRY_SIZE] & bits.PRESENT).view(bool).nonzero()[0]
+            raws.append(flat[present])
+            at.append(present + first * ENTRIES)
+        every, places = np.concatenate(raws), np.concatenate(at)
+        tables = places >> _INDEX_BITS
+        level.used[tables] = True
+        indexes = (places & _INDEX).astype(_ENTRY)
+        entries = _Entries(
+            every,
+            level.entries.vas[tables] + indexes * _u64(facts.span),
+            level.pas[tables] + indexes * _u64(ENTRY_SIZE),
+            level.entries.allowed[tables],
         )
-        return _merge(starts, lengths, keys, linked)
+        leaf = every & _u64(facts.leaf_bit) != 0
+        pages = _some(entries, leaf)
+        self._leave(pages.vas[pages.raws & _u64(facts.leaf_reserved) != 0])
+        return _some(entries, ~leaf), pages.vas, self._key(pages.raws, pages.allowed)
+
+    def _runs(self, level: _Level) -> tuple[_Array, _Array, _Array]:
+        """Address, size and key of the pages of PTEs that follow one another within a table."""
+        all_starts, all_raws = [], []
+        for first, flat in self._gather(level):
+            if _follow_one_another(flat):
+                all_starts.append(_FIRST + first * ENTRIES)
+                all_raws.append(flat[::ENTRIES])
+            else:
+                steps, breaks = _STEPS[: len(flat)], _BREAKS[: len(flat)]
+                np.subtract(flat[1:], flat[:-1], out=steps[1:])
+                np.not_equal(steps, PAGE_SIZE, out=breaks)
+                breaks[::ENTRIES] = True
+                starts = breaks.nonzero()[0]
+                all_raws.append(flat[starts])
+                starts += first * ENTRIES
+                all_starts.append(starts)
+        starts, raws = np.concatenate(all_starts), np.concatenate(all_raws)
+        lengths = np.empty(len(starts), np.intp)
+        np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+        lengths[-1] = len(level.pas) * ENTRIES - starts[-1]
+        present = raws & _u64(bits.PRESENT) != 0
+        if not present.all():
+            starts, lengths, raws = starts[present], lengths[present], raws[present]
+        tables = starts >> _INDEX_BITS
+        level.used[tables] = True
+        sizes = lengths.astype(_ENTRY) * _u64(PAGE_SIZE)
+        vas = level.entries.vas[tables] + (starts & _INDEX).astype(_ENTRY) * _u64(PAGE_SIZE)
+        keys = self._key(raws, level.entries.allowed[tables])
+        wrong = (keys ^ keys + sizes - _u64(PAGE_SIZE)) & self._guard != 0
+        wrong |= keys & _u64(self._facts[-1].leaf_reserved) != 0
+        self._leave(vas[wrong])
+        return vas, sizes, keys
+
+    def _key(self, raws: _Array, allowed: _Array) -> _Array:
+        """What makes the mapping of a leaf: see `Pages.keys`."""
+        allowed = allowed | _u64(U64 & ~_RIGHTS)
+        return (raws & self._keep ^ _u64(bits.NX)) & allowed ^ _u64(bits.NX)
+
+    def _merged(self, levels: Sequence[tuple[_Array, _Array, _Array, int]]) -> Pages:
+        """The pages of all levels, in one row."""
+        vas, sizes, keys = (
+            np.concatenate([np.empty(0, _ENTRY), *(each[column] for each in levels)])
+            for column in range(3)
+        )
+        depths = np.array([each[3] for each in levels], np.intp)
+        depths = depths.repeat([len(each[0]) for each in levels])
+        pages = _Runs(self._slots(vas), vas, sizes, depths, keys)
+        if len(levels) > 1:
+            pages = _chosen(pages, np.argsort(vas, kind="stable"))
+        if self._left.any():
+            pages = _chosen(pages, ~self._left[pages.slots])
+        again = _adjacent(pages) & (pages.keys[1:] == pages.keys[:-1])
+        if again.any():
+            again &= pages.sizes[:-1] == self._spans[pages.depths[:-1]]
+            self._left[pages.slots[:-1][again]] = self._left[pages.slots[1:][again]] = True
+            pages = _chosen(pages, ~self._left[pages.slots])
+        before, after = pages.keys[:-1], pages.keys[1:]
+        linked = _adjacent(pages) & (after == before + pages.sizes[:-1])
+        linked &= (after ^ before) & self._alike == 0
+        if linked.any():
+            heads = np.flatnonzero(np.concatenate(([True], ~linked)))
+            sizes = np.add.reduceat(pages.sizes, heads)
+            pages = _chosen(pages, heads)
+            pages = _Runs(pages.slots, pages.vas, sizes, pages.depths, pages.keys)
+        if not self._whole:
+            pages = self._cut(pages)
+        masks = self._page_masks[pages.depths]
+        kinds = pages.keys & ~masks | pages.depths.astype(_ENTRY) << _u64(PHYSICAL_BITS)
+        return Pages(pages.slots, pages.vas, pages.sizes, pages.keys & masks, kinds)
+
+    def _cut(self, pages: _Runs) -> _Runs:
+        """The pages that are asked for."""
+        start, last = self._start, self._last
+        ends = pages.vas + (pages.sizes - _u64(1))
+        inside = (pages.vas <= last) & (ends >= start)
+        pages, ends = _chosen(pages, inside), ends[inside]
+        spans = self._spans[pages.depths]
+        for at in (pages.vas < start).nonzero()[0]:
+            more = _u64(start) - pages.vas[at] & ~(spans[at] - _u64(1))
+            for column in (pages.vas, pages.keys):
+                column[at] += more
+            pages.sizes[at] -= more
+        for at in (ends > last).nonzero()[0]:
+            pages.sizes[at] -= ends[at] - _u64(last) & ~(spans[at] - _u64(1))
+        return pages
+
+    def _uses(self, levels: Sequence[_Level], with_tables: bool) -> Tables:
+        """The uses of table pages, in one row."""
+        vas = np.concatenate([each.entries.vas for each in levels])
+        slots, pas = self._slots(vas), np.concatenate([each.pas for each in levels])
+        order = np.argsort(vas, kind="stable")
+        if self._left.any():
+            order = order[~self._left[slots[order]]]
+        if not with_tables:
+            none = np.empty(0, _ENTRY)
+            return Tables(slots[order], pas[order], none, none, none, none, none, none)
+        raws, entry_pas = (
+            np.concatenate([getattr(each.entries, name) for each in levels])
+            for name in ("raws", "entry_pas")
+        )
+        depths = np.arange(1, len(levels) + 1).repeat([len(each.pas) for each in levels])
+        encrypted = np.zeros(len(vas), bool)
+        if self._enc.mask:
+            encrypted = (raws & _u64(self._enc.mask) != 0) == self._enc.set_is_encrypted
+        columns = (slots, pas, depths, vas, entry_pas, raws, encrypted, self._empty(levels))
+        return Tables(*(each[order] for each in columns))
+
+    def _empty(self, levels: Sequence[_Level]) -> _Array:
+        """Which tables hold nothing at all, not even what is not present."""
+        for level in levels:
+            unused = (~level.used).nonzero()[0]
+            if len(unused):
+                some = _Level(
+                    _some(level.entries, unused), level.pas[unused], level.rows[unused], unused
+                )
+                for first, flat in self._gather(some):
+                    tables = unused[first : first + len(flat) // ENTRIES]
+                    level.used[tables] = flat.reshape(-1, ENTRIES).any(axis=1)
+        return ~np.concatenate([each.used for each in levels])
 
 
-def _bytes(pages: _Array) -> _Array:
-    return pages.astype(_ENTRY) * _PAGE
+def _follow_one_another(flat: _Array) -> bool:
+    """Whether all entries of as many tables as are looked at together map page after page."""
+    first = int(flat[0])
+    if len(flat) != len(_FOLLOWING) or int(flat[-1]) - first != (len(flat) - 1) * PAGE_SIZE:
+        return False
+    np.add(_FOLLOWING, _u64(first - int(_FOLLOWING[0]) & U64), out=_FOLLOWING)
+    return bool(_EXPECTED == flat.data)  # noqa: SIM300 (a memoryview would go one by one)
 
 
-_PAGE = _ENTRY.type(PAGE_SIZE)
+def _adjacent(pages: _Runs) -> _Array:
+    """Which pages, the first left out, follow those before them in a table of the same level."""
+    next_to: _Array = pages.vas[1:] == pages.vas[:-1] + pages.sizes[:-1]
+    next_to &= pages.depths[1:] == pages.depths[:-1]
+    return next_to
 
 
-def _merge(
-    starts: _Array, lengths: _Array, keys: _Array, linked: _Array
-) -> tuple[_Array, _Array, _Array]:
-    """Runs with each that is ``linked`` to the one before it added to that."""
-    if not linked.any():
-        return starts, lengths, keys
-    heads = np.flatnonzero(np.concatenate(([True], ~linked)))
-    return starts[heads], np.add.reduceat(lengths, heads), keys[heads]
+def _chosen(pages: _Runs, which: _Array) -> _Runs:
+    return _Runs(
+        pages.slots[which], pages.vas[which], pages.sizes[which], pages.depths[which],
+        pages.keys[which],
+    )  # fmt: skip
+
+
+def _some(entries: _Entries, which: _Array) -> _Entries:
+    return _Entries(
+        entries.raws[which], entries.vas[which], entries.entry_pas[which], entries.allowed[which]
+    )
+
+
+def _part(slots: _Array, entries: range) -> slice:
+    return slice(*slots.searchsorted((entries.start, entries.stop)))
+
+
+def _u64(value: int) -> Any:
+    return _ENTRY.type(value)

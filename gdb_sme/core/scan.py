@@ -5,20 +5,20 @@ Each table page is read once and each of its entries looked at once, wherever th
 from; a table reached by several paths appears at each place. Most tables are recognised in bulk:
 empty ones and those in which all entries are alike by one comparison, those whose pages follow one
 another by a comparison with a `_Template`. Where very much is mapped in 4 KiB pages and memory is
-mapped in this process, `gdb_sme.core.bulk` looks at hundreds of tables at once, if NumPy is there.
+mapped in this process, `gdb_sme.core.bulk` looks at all tables of a level at once (NumPy).
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import struct
 import sys
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,7 +33,7 @@ from gdb_sme.core.walk import Permissions
 from gdb_sme.errors import ReadError
 
 if TYPE_CHECKING:
-    from gdb_sme.core.bulk import TableReader, Tables
+    from gdb_sme.core.bulk import Found
 
 #: Ranges, table visits and troubles after which a scan ends: garbage must not fill the debugger's
 #: memory, and no range of Linux comes near it (a TiB in 4 KiB pages is 2**18 tables).
@@ -42,8 +42,9 @@ LIMIT = 1 << 21
 #: Tables whose content is kept in case that they are reached again: 64 MiB.
 _KEPT = 1 << 14
 
-#: Tables of PTEs in one scan, those of 1 GiB, after which NumPy is imported. That takes some 70 ms
-#: once a session; the tables before it took 5 to 300 ms, and with it 512 take less than one.
+#: Tables of PTEs in one scan, those of 1 GiB, after which NumPy is imported and the scan begins
+#: again. The import takes some 70 ms once a session; the tables before it took 5 to 300, and with
+#: it 512 take less than one.
 PAYS = 512
 
 _EMPTY = bytes(TABLE_SIZE)
@@ -165,14 +166,21 @@ def scan(
     Nothing in the tables makes it fail: what cannot be followed is told in `Scan.troubles`.
     """
     facts = tuple(_facts(level, enc, physical_bits, nx_enabled) for level in mode.levels)
-    work = _Scan(
-        memory, mode, enc, facts,
-        limit=limit, progress=progress, with_tables=with_tables, in_bulk=in_bulk,
-    )  # fmt: skip
-    stopped_at = None
+
+    def work_so(in_bulk: bool | None) -> _Scan:
+        return _Scan(
+            memory, mode, enc, facts,
+            limit=limit, progress=progress, with_tables=with_tables, in_bulk=in_bulk,
+        )  # fmt: skip
+
+    work, stopped_at = work_so(in_bulk), None
     with memory.batch(), _no_collection():
         try:
-            work.run(root_pa, start, end)
+            try:
+                work.run(root_pa, start, end)
+            except _Pays:
+                work = work_so(True)
+                work.run(root_pa, start, end)
         except _LimitReached as reached:
             stopped_at = reached.va
     return Scan(
@@ -208,6 +216,10 @@ class _LimitReached(Exception):
         self.va = va
 
 
+class _Pays(Exception):
+    """So much is mapped that to begin again with NumPy is quicker than to go on."""
+
+
 #: Entries of one table that follow one another: index of the first, how many, the bits of `_KEEP`
 #: in the first, and what each is more than the one before; 0 where all are the same.
 _Run = tuple[int, int, int, int]
@@ -227,7 +239,7 @@ class _Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class _LevelFacts:
+class LevelFacts:
     """What the scan needs of a level, computed once."""
 
     level: Level
@@ -240,19 +252,35 @@ class _LevelFacts:
     kind_mask: int  # the bits that say how a leaf maps its page, and whether it is one
 
 
-def _facts(level: Level, enc: EncryptionBit, physical_bits: int, nx_enabled: bool) -> _LevelFacts:
+@lru_cache(maxsize=64)
+def _facts(level: Level, enc: EncryptionBit, physical_bits: int, nx_enabled: bool) -> LevelFacts:
     leaf, pointer = Entry(U64, level, enc), Entry(U64 & ~bits.PSE, level, enc)
-    return _LevelFacts(
+    leaf_reserved = leaf.reserved(physical_bits, nx_enabled)
+    return LevelFacts(
         level=level,
         span=level.span,
         name=level.name,
         leaf_bit={"always": bits.PRESENT, "pse": bits.PSE, "never": 0}[level.leaf],
         page_mask=leaf.address_mask,
-        leaf_reserved=leaf.reserved(physical_bits, nx_enabled),
+        leaf_reserved=leaf_reserved,
         pointer_reserved=(leaf if level.leaf == "never" else pointer).reserved(
             physical_bits, nx_enabled
         ),
-        kind_mask=U64 & ~leaf.address_mask,
+        kind_mask=U64 & ~leaf.address_mask | leaf_reserved,
+    )
+
+
+@cache
+def _attributes(level: Level, enc: EncryptionBit, kind: int) -> Attributes:
+    """How a leaf maps its page: ``kind`` is what of it is in `_KEEP` and is no address, with the
+    rights of all levels. One object for each kind."""
+    entry = Entry(kind, level, enc)
+    return Attributes(
+        page_size=level.span,
+        permissions=Permissions(bool(kind & bits.RW), bool(kind & bits.USER), not kind & bits.NX),
+        encrypted=entry.encrypted,
+        global_=bool(kind & bits.GLOBAL),
+        cache_index=entry.cache_index,
     )
 
 
@@ -264,7 +292,7 @@ class _Scan:
         memory: PhysMemory,
         mode: PagingMode,
         enc: EncryptionBit,
-        facts: tuple[_LevelFacts, ...],
+        facts: tuple[LevelFacts, ...],
         *,
         limit: int,
         progress: Callable[[int], None] | None,
@@ -283,17 +311,16 @@ class _Scan:
         self._loops: set[int] = set()
         self._templates: dict[int, _Template] = {}
         self._kinds: dict[tuple[int, int, int], dict[int, Attributes]] = {}
-        self._same: dict[Attributes, Attributes] = {}
         self.ranges: list[MappedRange] = []
         self.tables: list[TableUse] = []
         self.troubles: list[Trouble] = []
         self._with_tables = with_tables
         self._uses = 0
         self._read_pas: set[int] = set()
+        self._taken = 0
         self._bottom = len(facts) - 1
         self._bottom_tables = 0
         self._in_bulk = in_bulk
-        self._bulk: TableReader | None = None
 
     @property
     def _room(self) -> int:
@@ -303,7 +330,7 @@ class _Scan:
     @property
     def tables_read(self) -> int:
         """Distinct table pages that were read."""
-        return len(self._read_pas)
+        return len(self._read_pas) + self._taken
 
     def run(self, root_pa: int, start: int, end: int) -> None:
         """Scan both halves of the address space, from ``start`` to ``end``."""
@@ -318,11 +345,16 @@ class _Scan:
         self._uses += 1
         if self._with_tables:
             self.tables.append(TableUse(root_pa, top, 0, None, root_pa, None, 1, data == _EMPTY))
+        found = self._look_in_bulk(data, root_pa, start, end)
         half = 1 << (self._mode.va_bits - 1)
         for first, last, base in ((0, half, 0), ((1 << 64) - half, 1 << 64, (1 << 64) - 2 * half)):
             self._low, self._high = max(start, first), min(end, last)
             if self._low < self._high:
-                self._table(data, root_pa, _Place(0, base, _RIGHTS, 0))
+                place = _Place(0, base, _RIGHTS, 0)
+                if found is None:
+                    self._table(data, root_pa, place)
+                else:
+                    self._take_over(found, data, root_pa, place)
 
     def _read(self, pa: int) -> bytes:
         data = self._cache.get(pa)
@@ -343,30 +375,30 @@ class _Scan:
 
     def _table(self, data: bytes, pa: int, place: _Place) -> None:
         """Scan the table ``data`` at ``pa`` where it stands at ``place``."""
-        depth, base = place[:2]
-        low, high = self._low, self._high
-        facts = self._facts[depth]
         if self._room < 0:
-            raise _LimitReached(base)
+            raise _LimitReached(place.base)
         if self._progress is not None:
-            self._progress(base)
+            self._progress(place.base)
         if data is _EMPTY:
             return
-        span = facts.span
-        whole = low <= base and base + ENTRIES * span <= high
-        if depth == self._bottom:
+        if place.depth == self._bottom:
             self._bottom_tables += 1
-        elif depth == self._bottom - 1 and whole:
-            found = self._look_in_bulk(data, pa)
-            if found is not None:
-                self._bulk_tables(found, data, pa, place)
-                return
+            if self._bottom_tables > PAYS and self._in_bulk is None:
+                self._in_bulk = self._can_in_bulk()
+                if self._in_bulk:
+                    raise _Pays
+        self._entries(self._runs_within(data, place), data, pa, place)
+
+    def _runs_within(self, data: bytes, place: _Place) -> list[_Run]:
+        """The present entries of a table that are asked for, as runs."""
+        facts, base = self._facts[place.depth], place.base
+        span = facts.span
         runs = self._runs(data, facts)
-        if not whole:
-            first = max(0, low - base) // span
-            last = min(ENTRIES, -(-(high - base) // span))
-            runs = [cut for each in runs for cut in _clip(each, first, last)]
-        self._entries(runs, data, pa, place)
+        if self._low <= base and base + ENTRIES * span <= self._high:
+            return runs
+        first = max(0, self._low - base) // span
+        last = min(ENTRIES, -(-(self._high - base) // span))
+        return [cut for each in runs for cut in _clip(each, first, last)]
 
     def _entries(self, runs: list[_Run], data: bytes, pa: int, place: _Place) -> None:
         """Scan what ``runs`` of the table ``data`` map."""
@@ -397,109 +429,89 @@ class _Scan:
                 self._emit(va, size, page_pa, attributes)
             last_end, last_pa, next_pa = va + size, page_pa, page_pa + size
 
-    def _look_in_bulk(self, data: bytes, pa: int) -> Tables | None:
-        """What `gdb_sme.core.bulk` finds below a table of PMDs, None where it is not to be used."""
-        if self._bulk is None:
-            wanted = self._in_bulk
-            if wanted is None:
-                wanted = self._bottom_tables >= PAYS or "numpy" in sys.modules
-            if not wanted:
-                return None
-            self._bulk = self._bulk_reader()
-            if self._bulk is None:
-                self._in_bulk = False
-                return None
-        return self._bulk.look(data, (*self._path, pa))
-
-    def _bulk_reader(self) -> TableReader | None:
-        """None without NumPy, or without memory that is mapped in this process."""
-        parts = mapped_parts(self._memory)
-        if not parts:
-            return None
+    def _can_in_bulk(self) -> bool:
+        """Whether memory is mapped in this process, and NumPy is there."""
+        if not mapped_parts(self._memory):
+            return False
         try:
-            from gdb_sme.core.bulk import TableReader
+            importlib.import_module("gdb_sme.core.bulk")
         except ImportError:
+            return False
+        return True
+
+    def _look_in_bulk(self, data: bytes, root_pa: int, start: int, end: int) -> Found | None:
+        """What `gdb_sme.core.bulk` finds, None where it is not to be used."""
+        wanted = "numpy" in sys.modules if self._in_bulk is None else self._in_bulk
+        if not wanted or start >= end or not self._can_in_bulk():
             return None
-        above, leaf = self._facts[self._bottom - 1 :]
-        return TableReader(
-            parts, self._enc, keep=_KEEP, pointer_reserved=above.pointer_reserved,
-            leaf_reserved=leaf.leaf_reserved,
+        from gdb_sme.core.bulk import AddressSpace
+
+        space = AddressSpace(
+            mapped_parts(self._memory), self._enc, self._facts,
+            keep=_KEEP, start=start, last=end - 1, progress=self._progress,
         )  # fmt: skip
+        return space.look(data, root_pa, self._room, with_tables=self._with_tables)
 
-    def _bulk_tables(self, found: Tables, data: bytes, pa: int, place: _Place) -> None:
-        """Scan a table of PMDs: ``found`` is what most of the tables below map."""
-        self._bottom_tables += len(found.pas)
-        done = 0
-        if found.rest:
-            for run in self._runs(data, self._facts[place.depth]):
-                if not found.taken[run[0]]:
-                    self._bulk_part(found, range(done, run[0]), data, pa, place)
-                    self._entries([run], data, pa, place)
+    def _take_over(self, found: Found, data: bytes, root_pa: int, place: _Place) -> None:
+        """Scan half of the root: ``found`` is what most of its entries map."""
+        if self._room < 0:
+            raise _LimitReached(place.base)
+        half = range(ENTRIES // 2, ENTRIES) if place.base else range(ENTRIES // 2)
+        done = half.start
+        if found.left.any():
+            for run in self._runs_within(data, place):
+                if found.left[run[0]]:
+                    self._take_part(found, range(done, run[0]), data, root_pa, place)
+                    self._entries([run], data, root_pa, place)
                     done = run[0] + run[1]
-        self._bulk_part(found, range(done, ENTRIES), data, pa, place)
+        self._take_part(found, range(done, half.stop), data, root_pa, place)
 
-    def _bulk_part(
-        self, found: Tables, entries: range, data: bytes, pa: int, place: _Place
+    def _take_part(
+        self, found: Found, entries: range, data: bytes, root_pa: int, place: _Place
     ) -> None:
-        """Take over the tables in ``found`` that ``entries`` point to, and their pages."""
-        depth, base, rights, no_execute = place
-        span, facts, new = self._facts[depth].span, self._facts[depth + 1], tuple.__new__
-        some, part = (
-            slice(*(bisect_left(column, at * unit) for at in (entries.start, entries.stop)))
-            for column, unit in ((found.indexes, 1), (found.starts, ENTRIES))
-        )
-        if self._room < some.stop - some.start + part.stop - part.start:
+        """Take over the tables in ``found`` that ``entries`` of the root lead to, and pages."""
+        tables, pages = found.tables.of(entries), found.pages.of(entries)
+        if self._room < len(tables.pas) + len(pages.vas):
             # One by one, to stop at the right place.
-            runs = self._runs(data, self._facts[depth])
-            self._entries([run for run in runs if run[0] in entries], data, pa, place)
+            runs = [run for run in self._runs_within(data, place) if run[0] in entries]
+            self._entries(runs, data, root_pa, place)
             return
-        indexes, pas = found.indexes[some].tolist(), found.pas[some].tolist()
-        self._read_pas.update(pas)
-        self._uses += len(indexes)
+        new = tuple.__new__
+        self._uses += len(tables.pas)
+        if found.left.any():
+            self._read_pas.update(tables.pas.tolist())
+        else:
+            self._taken += len(tables.pas)  # each once, and no other is read
         if self._with_tables:
+            names = [facts.name for facts in self._facts]
             uses = zip(
-                pas, repeat(facts.name), [base + index * span for index in indexes],
-                [pa + index * ENTRY_SIZE for index in indexes], found.raws[some].tolist(),
-                found.encrypted[some].tolist(), repeat(1), found.empty[some].tolist(),
+                tables.pas.tolist(), map(names.__getitem__, tables.depths.tolist()),
+                tables.vas.tolist(), tables.entry_pas.tolist(), tables.raws.tolist(),
+                tables.encrypted.tolist(), repeat(1), tables.empty.tolist(),
             )  # fmt: skip
             self.tables.extend(map(new, repeat(TableUse), uses))
-        child = _Place(depth + 1, base, rights & found.flags, no_execute | found.flags & bits.NX)
-        known = self._kinds.setdefault((child.depth, child.rights, child.no_execute), {})
-        kinds = (found.keys[part] & facts.kind_mask).tolist()
-        for kind in set(kinds).difference(known):
-            attributes = self._attributes(kind, facts, child)
-            assert attributes is not None  # what maps no page is not in bulk
-            known[kind] = attributes
+        kinds = pages.kinds.tolist()
+        known = {kind: self._of_kind(kind) for kind in set(kinds)}
         columns = zip(
-            [base + start * facts.span for start in found.starts[part].tolist()],
-            [length * facts.span for length in found.lengths[part].tolist()],
-            (found.keys[part] & facts.page_mask).tolist(),
+            pages.vas.tolist(), pages.sizes.tolist(), pages.pas.tolist(),
             map(known.__getitem__, kinds), strict=True,
         )  # fmt: skip
-        pages = map(new, repeat(MappedRange), columns)
-        if found.near[part].any():
-            for each in pages:
-                self._emit(*each)
-        else:
-            for each in pages:  # the first may continue what was there before
-                self._emit(*each)
-                break
-            self.ranges.extend(pages)
+        for each in columns:  # the first may continue what was there before
+            self._emit(*each)
+            break
+        self.ranges.extend(map(new, repeat(MappedRange), columns))
 
-    def _attributes(self, raw: int, facts: _LevelFacts, place: _Place) -> Attributes | None:
+    def _of_kind(self, kind: int) -> Attributes:
+        """See `gdb_sme.core.bulk.Pages`."""
+        level = self._facts[kind >> PHYSICAL_BITS & 7].level
+        return _attributes(level, self._enc, kind & ~(7 << PHYSICAL_BITS))
+
+    def _attributes(self, raw: int, facts: LevelFacts, place: _Place) -> Attributes | None:
         """How an entry maps its page, None when it maps none: a table's, or a faulty one."""
         if not raw & facts.leaf_bit or raw & facts.leaf_reserved:
             return None
-        entry = Entry(raw, facts.level, self._enc)
-        write, user = bool(raw & place.rights & bits.RW), bool(raw & place.rights & bits.USER)
-        attributes = Attributes(
-            page_size=facts.span,
-            permissions=Permissions(write, user, not (raw | place.no_execute) & bits.NX),
-            encrypted=entry.encrypted,
-            global_=bool(raw & bits.GLOBAL),
-            cache_index=entry.cache_index,
-        )
-        return self._same.setdefault(attributes, attributes)
+        kind = raw & facts.kind_mask & (place.rights | ~_RIGHTS) | place.no_execute
+        return _attributes(facts.level, self._enc, kind)
 
     def _no_page(self, data: bytes, pa: int, place: _Place, run: _Run) -> None:
         """Follow entries that point to a table, or tell what is wrong with them."""
@@ -541,6 +553,8 @@ class _Scan:
                     self._enc.encrypted(raw), length, table is _EMPTY,
                 )
             )  # fmt: skip
+        if table is _EMPTY and self._room >= 0:
+            return
         rights, no_execute = rights & masked, no_execute | masked & bits.NX
         for number in range(length):
             ranges, troubles = len(self.ranges), len(self.troubles)
@@ -559,7 +573,7 @@ class _Scan:
                 self.ranges[-1] = last._replace(size=last.size + rest)
                 return
 
-    def _runs(self, data: bytes, facts: _LevelFacts) -> list[_Run]:
+    def _runs(self, data: bytes, facts: LevelFacts) -> list[_Run]:
         """The present entries of a table, as runs."""
         (first,) = _ENTRY.unpack_from(data)
         if first & facts.leaf_bit and first & bits.PRESENT:
@@ -574,7 +588,7 @@ class _Scan:
                     return [(0, ENTRIES, first & _KEEP, step)]
         if data == data[:ENTRY_SIZE] * ENTRIES:
             return [(0, ENTRIES, first & _KEEP, 0)] if first & bits.PRESENT else []
-        guard = self._enc.mask | facts.leaf_reserved & PAGE_FRAME_MASK
+        guard = self._enc.mask | facts.leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
         return _find_runs(data, facts.leaf_bit, facts.span, guard)
 
     def _emit(self, va: int, size: int, pa: int, attributes: Attributes) -> None:
@@ -631,28 +645,33 @@ def _find_runs(data: bytes, leaf_bit: int, span: int, guard: int) -> list[_Run]:
     """The present entries of a table as runs, one look at each entry.
 
     Near an address at which a bit of ``guard`` changes each is a run by itself: a sum that carries
-    into the C-bit makes an entry of another kind.
+    into the C-bit, or out of the address, makes an entry of another kind.
     """
     low, high = _used(data)
     keep, present = _KEEP, bits.PRESENT
     runs: list[_Run] = []
-    start, first, step, expected = low, 0, 0, -1  # step and first are of the run from ``start``
+    # first and step are of the run from ``start``; following is the entry that would continue it.
+    start, first, step, following = low, 0, 0, -1
     entries = _numbers(high - low).unpack_from(data, low * ENTRY_SIZE)
     for index, raw in enumerate(entries, low):
+        if raw == following:
+            following += step
+            continue
         key = raw & keep
-        if key == expected:
-            expected += step
+        if following >= 0 and key == following & keep:
+            following = raw + step
         elif key == first and first and index - start == 1:
-            expected, step = key, 0
+            following, step = raw, 0
         else:
             if first:
                 runs.append((start, index - start, first, step))
             if key & present:
                 start, first = index, key
                 step = span if key & leaf_bit else 0
-                expected = -1 if (key ^ key + ENTRIES * step) & guard else key + step
+                following = -1 if (key ^ key + ENTRIES * step) & guard else raw + step
             else:
-                first = step = expected = 0
+                first = step = 0
+                following = raw
     if first:
         runs.append((start, high - start, first, step))
     return runs

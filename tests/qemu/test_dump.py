@@ -153,17 +153,15 @@ def test_both_readers_give_the_same(booted: SharedSessions) -> None:
 
 
 IN_BULK = """
-from gdb_sme.core import bulk
 from gdb_sme.core.scan import scan
 from gdb_sme.linux.translate import root_of_cpu
 from gdb_sme.target.session import SESSIONS
 session = SESSIONS.current()
-kernel, cpu, least = session.kernel, session.cpu, bulk.LEAST
+kernel, cpu = session.kernel, session.cpu
 where = root_of_cpu(kernel, cpu).pa, cpu.mode, kernel.table_enc
 reads = []
 read = type(kernel.memory).read
 type(kernel.memory).read = lambda self, pa, length: (reads.append(pa), read(self, pa, length))[1]
-bulk.LEAST = 1  # a distribution's kernel has few tables of PTEs side by side
 try:
     found = []
     for in_bulk in (True, False):
@@ -171,7 +169,7 @@ try:
         found.append(scan(kernel.memory, *where, in_bulk=in_bulk))
         found.append(len(reads))
 finally:
-    bulk.LEAST, type(kernel.memory).read = least, read
+    type(kernel.memory).read = read
 print(found[0] == found[2], found[1] < found[3], len(found[0].troubles))
 """
 

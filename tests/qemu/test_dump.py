@@ -97,6 +97,11 @@ def test_a_dump_is_what_qemu_and_the_raw_tables_say(case: tuple[Session, int, in
         mine.append((va, raw_pa & TLB_ADDRESS, each["global"], each["page_size"] > 4096))
     assert mine == [(va, pa, "G" in flags, "P" in flags) for va, pa, flags in tlb]
 
+    tables = answer(session, "sme dump --tables")
+    session.gdb.execute("python import numpy")  # which scans use from then on
+    assert answer(session, "sme dump") == dumped
+    assert answer(session, "sme dump --tables") == tables
+
     root = session.gdb.evaluate("(unsigned long)$cr3") & 0x000FFFFFFFFFF000 & ~c_mask
     raw = list(walk(Ram(session), root, levels, c_mask))
     assert [page.tlb() for page in raw] == tlb

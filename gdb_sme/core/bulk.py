@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from gdb_sme.core.address import PAGE_FRAME_MASK, PAGE_SHIFT, PAGE_SIZE, PHYSICA
 from gdb_sme.core.cbit import EncryptionBit
 from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE
 from gdb_sme.core.ports import MappedPart
-
-if TYPE_CHECKING:
-    from gdb_sme.core.scan import LevelFacts
+from gdb_sme.core.runs import KEEP, LevelFacts
 
 #: Tables that are compared at once: half a MiB, which a processor's second cache holds.
 _AT_ONCE = 128
@@ -167,7 +165,6 @@ class AddressSpace:
         parts: memory that is mapped in this process, not overlapping.
         enc: the encryption bit in force.
         facts: of each level, from the root down.
-        keep: the bits of a leaf that make a mapping, address included.
         start: first virtual address that is asked for.
         last: last virtual address that is asked for.
         progress: called with a virtual address now and then.
@@ -179,7 +176,6 @@ class AddressSpace:
         enc: EncryptionBit,
         facts: Sequence[LevelFacts],
         *,
-        keep: int,
         start: int,
         last: int,
         progress: Callable[[int], None] | None,
@@ -197,17 +193,14 @@ class AddressSpace:
         self._turn = np.empty(rows, np.int32)
         self._enc = enc
         self._facts = facts
-        self._keep = _u64(keep)
         self._address = _u64(PAGE_FRAME_MASK & ~enc.mask)
         self._start, self._last = start, last
         self._whole = start == 0 and last == U64
         self._progress = progress
         self._left = np.zeros(ENTRIES, bool)
         self._top = _u64(facts[0].span.bit_length() - 1)
-        # A sum must not carry into what is no address, nor from address bit 51 into bit 52.
-        guard = enc.mask | facts[-1].leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
-        self._guard = _u64(guard)
-        self._alike = _u64(guard | keep & ~PAGE_FRAME_MASK)
+        self._guard = _u64(facts[-1].guard)
+        self._alike = _u64(facts[-1].guard | KEEP & ~PAGE_FRAME_MASK)
         self._page_masks = np.array([each.page_mask for each in facts], _ENTRY)
         self._spans = np.array([each.span for each in facts], _ENTRY)
 
@@ -378,7 +371,7 @@ class AddressSpace:
     def _key(self, raws: _Array, allowed: _Array) -> _Array:
         """What makes the mapping of a leaf: see `Pages.keys`."""
         allowed = allowed | _u64(U64 & ~_RIGHTS)
-        return (raws & self._keep ^ _u64(bits.NX)) & allowed ^ _u64(bits.NX)
+        return (raws & _u64(KEEP) ^ _u64(bits.NX)) & allowed ^ _u64(bits.NX)
 
     def _merged(self, levels: Sequence[tuple[_Array, _Array, _Array, int]]) -> Pages:
         """The pages of all levels, in one row."""

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The whole address space of a root: every page that it maps, as merged ranges.
 
-Each table page is read once and each of its entries looked at once, wherever the table is reached
-from; a table reached by several paths appears at each place. Most tables are recognised in bulk:
-empty ones and those in which all entries are alike by one comparison, those whose pages follow one
-another by a comparison with a `_Template`. Where very much is mapped in 4 KiB pages and memory is
-mapped in this process, `gdb_sme.core.bulk` looks at all tables of a level at once (NumPy).
+Each table page is read once and each of its entries looked at once (`gdb_sme.core.runs`), wherever
+the table is reached from; a table reached by several paths appears at each place. Where very much
+is mapped in 4 KiB pages and memory is mapped in this process, `gdb_sme.core.bulk` looks at all
+tables of a level at once, if NumPy is there.
 """
 
 from __future__ import annotations
@@ -18,18 +17,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdb_sme.core import entry as bits
-from gdb_sme.core.address import PAGE_FRAME_MASK, PHYSICAL_BITS, U64, align_up
+from gdb_sme.core.address import PHYSICAL_BITS, align_up
 from gdb_sme.core.cbit import EncryptionBit
-from gdb_sme.core.entry import Entry
-from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE, Level, PagingMode
+from gdb_sme.core.paging import ENTRIES, ENTRY_SIZE, TABLE_SIZE, PagingMode
 from gdb_sme.core.ports import PhysMemory, mapped_parts
 from gdb_sme.core.ranges import Attributes, MappedRange, as_repeated
-from gdb_sme.core.walk import Permissions
+from gdb_sme.core.runs import LevelFacts, Run, TableRuns, attributes_of, clip, level_facts
 from gdb_sme.errors import ReadError
 
 if TYPE_CHECKING:
@@ -50,12 +47,6 @@ PAYS = 512
 _EMPTY = bytes(TABLE_SIZE)
 _ENTRY = struct.Struct("<Q")
 _RIGHTS = bits.RW | bits.USER
-#: What a range is made of. Accessed, Dirty, the software's bits and the protection key differ
-#: from page to page without being another kind of mapping.
-_KEEP = (
-    bits.PRESENT | bits.RW | bits.USER | bits.PWT | bits.PCD | bits.PSE | bits.GLOBAL
-    | PAGE_FRAME_MASK | bits.NX
-)  # fmt: skip
 
 
 class TableUse(NamedTuple):
@@ -165,7 +156,7 @@ def scan(
 
     Nothing in the tables makes it fail: what cannot be followed is told in `Scan.troubles`.
     """
-    facts = tuple(_facts(level, enc, physical_bits, nx_enabled) for level in mode.levels)
+    facts = tuple(level_facts(level, enc, physical_bits, nx_enabled) for level in mode.levels)
 
     def work_so(in_bulk: bool | None) -> _Scan:
         return _Scan(
@@ -220,11 +211,6 @@ class _Pays(Exception):
     """So much is mapped that to begin again with NumPy is quicker than to go on."""
 
 
-#: Entries of one table that follow one another: index of the first, how many, the bits of `_KEEP`
-#: in the first, and what each is more than the one before; 0 where all are the same.
-_Run = tuple[int, int, int, int]
-
-
 class _Place(NamedTuple):
     """Where a table stands.
 
@@ -236,52 +222,6 @@ class _Place(NamedTuple):
     base: int
     rights: int
     no_execute: int
-
-
-@dataclass(slots=True)
-class LevelFacts:
-    """What the scan needs of a level, computed once."""
-
-    level: Level
-    span: int
-    name: str
-    leaf_bit: int  # the bit that makes a leaf: PRESENT where all are leaves, 0 where none is
-    page_mask: int  # address bits of a leaf
-    leaf_reserved: int
-    pointer_reserved: int
-    kind_mask: int  # the bits that say how a leaf maps its page, and whether it is one
-
-
-@lru_cache(maxsize=64)
-def _facts(level: Level, enc: EncryptionBit, physical_bits: int, nx_enabled: bool) -> LevelFacts:
-    leaf, pointer = Entry(U64, level, enc), Entry(U64 & ~bits.PSE, level, enc)
-    leaf_reserved = leaf.reserved(physical_bits, nx_enabled)
-    return LevelFacts(
-        level=level,
-        span=level.span,
-        name=level.name,
-        leaf_bit={"always": bits.PRESENT, "pse": bits.PSE, "never": 0}[level.leaf],
-        page_mask=leaf.address_mask,
-        leaf_reserved=leaf_reserved,
-        pointer_reserved=(leaf if level.leaf == "never" else pointer).reserved(
-            physical_bits, nx_enabled
-        ),
-        kind_mask=U64 & ~leaf.address_mask | leaf_reserved,
-    )
-
-
-@cache
-def _attributes(level: Level, enc: EncryptionBit, kind: int) -> Attributes:
-    """How a leaf maps its page: ``kind`` is what of it is in `_KEEP` and is no address, with the
-    rights of all levels. One object for each kind."""
-    entry = Entry(kind, level, enc)
-    return Attributes(
-        page_size=level.span,
-        permissions=Permissions(bool(kind & bits.RW), bool(kind & bits.USER), not kind & bits.NX),
-        encrypted=entry.encrypted,
-        global_=bool(kind & bits.GLOBAL),
-        cache_index=entry.cache_index,
-    )
 
 
 class _Scan:
@@ -309,7 +249,7 @@ class _Scan:
         self._cache: dict[int, bytes | ReadError] = {}
         self._path: list[int] = []
         self._loops: set[int] = set()
-        self._templates: dict[int, _Template] = {}
+        self._runs = TableRuns()
         self._kinds: dict[tuple[int, int, int], dict[int, Attributes]] = {}
         self.ranges: list[MappedRange] = []
         self.tables: list[TableUse] = []
@@ -389,18 +329,18 @@ class _Scan:
                     raise _Pays
         self._entries(self._runs_within(data, place), data, pa, place)
 
-    def _runs_within(self, data: bytes, place: _Place) -> list[_Run]:
+    def _runs_within(self, data: bytes, place: _Place) -> list[Run]:
         """The present entries of a table that are asked for, as runs."""
         facts, base = self._facts[place.depth], place.base
         span = facts.span
-        runs = self._runs(data, facts)
+        runs = self._runs.of(data, facts)
         if self._low <= base and base + ENTRIES * span <= self._high:
             return runs
         first = max(0, self._low - base) // span
         last = min(ENTRIES, -(-(self._high - base) // span))
-        return [cut for each in runs for cut in _clip(each, first, last)]
+        return [cut for each in runs for cut in clip(each, first, last)]
 
-    def _entries(self, runs: list[_Run], data: bytes, pa: int, place: _Place) -> None:
+    def _entries(self, runs: list[Run], data: bytes, pa: int, place: _Place) -> None:
         """Scan what ``runs`` of the table ``data`` map."""
         depth, base, rights, no_execute = place
         facts = self._facts[depth]
@@ -448,7 +388,7 @@ class _Scan:
 
         space = AddressSpace(
             mapped_parts(self._memory), self._enc, self._facts,
-            keep=_KEEP, start=start, last=end - 1, progress=self._progress,
+            start=start, last=end - 1, progress=self._progress,
         )  # fmt: skip
         return space.look(data, root_pa, self._room, with_tables=self._with_tables)
 
@@ -504,16 +444,16 @@ class _Scan:
     def _of_kind(self, kind: int) -> Attributes:
         """See `gdb_sme.core.bulk.Pages`."""
         level = self._facts[kind >> PHYSICAL_BITS & 7].level
-        return _attributes(level, self._enc, kind & ~(7 << PHYSICAL_BITS))
+        return attributes_of(level, self._enc, kind & ~(7 << PHYSICAL_BITS))
 
     def _attributes(self, raw: int, facts: LevelFacts, place: _Place) -> Attributes | None:
         """How an entry maps its page, None when it maps none: a table's, or a faulty one."""
         if not raw & facts.leaf_bit or raw & facts.leaf_reserved:
             return None
         kind = raw & facts.kind_mask & (place.rights | ~_RIGHTS) | place.no_execute
-        return _attributes(facts.level, self._enc, kind)
+        return attributes_of(facts.level, self._enc, kind)
 
-    def _no_page(self, data: bytes, pa: int, place: _Place, run: _Run) -> None:
+    def _no_page(self, data: bytes, pa: int, place: _Place, run: Run) -> None:
         """Follow entries that point to a table, or tell what is wrong with them."""
         facts, raw = self._facts[place.depth], run[2]
         leaf = raw & facts.leaf_bit
@@ -526,7 +466,7 @@ class _Scan:
         self._children(data, pa, place, run)
         self._path.pop()
 
-    def _children(self, data: bytes, pa: int, place: _Place, run: _Run) -> None:
+    def _children(self, data: bytes, pa: int, place: _Place, run: Run) -> None:
         """Scan the table that the entries of ``run`` point to, at every place."""
         depth, base, rights, no_execute = place
         index, length, masked, _ = run
@@ -573,24 +513,6 @@ class _Scan:
                 self.ranges[-1] = last._replace(size=last.size + rest)
                 return
 
-    def _runs(self, data: bytes, facts: LevelFacts) -> list[_Run]:
-        """The present entries of a table, as runs."""
-        (first,) = _ENTRY.unpack_from(data)
-        if first & facts.leaf_bit and first & bits.PRESENT:
-            (last,) = _ENTRY.unpack_from(data, TABLE_SIZE - ENTRY_SIZE)
-            step = facts.span
-            if last - first == (ENTRIES - 1) * step and not first & (ENTRIES - 1) * step:
-                # All bits of the index are zero in the first address, so that no sum carries.
-                template = self._templates.get(step)
-                if template is None:
-                    template = self._templates[step] = _Template(step)
-                if template.matches(data, first):
-                    return [(0, ENTRIES, first & _KEEP, step)]
-        if data == data[:ENTRY_SIZE] * ENTRIES:
-            return [(0, ENTRIES, first & _KEEP, 0)] if first & bits.PRESENT else []
-        guard = self._enc.mask | facts.leaf_reserved & PAGE_FRAME_MASK | 1 << PHYSICAL_BITS
-        return _find_runs(data, facts.leaf_bit, facts.span, guard)
-
     def _emit(self, va: int, size: int, pa: int, attributes: Attributes) -> None:
         """Add pages: to the last range if they continue it, else as a new range."""
         ranges = self.ranges
@@ -607,7 +529,7 @@ class _Scan:
         ranges.append(MappedRange(va, size, pa, attributes))
 
     def _trouble(
-        self, kind: str, data: bytes, pa: int, place: _Place, run: _Run, *, detail: str
+        self, kind: str, data: bytes, pa: int, place: _Place, run: Run, *, detail: str
     ) -> None:
         facts = self._facts[place.depth]
         (raw,) = _ENTRY.unpack_from(data, run[0] * ENTRY_SIZE)
@@ -630,108 +552,3 @@ def _may_repeat(last: MappedRange, size: int, attributes: Attributes) -> bool:
     if not (last.repeated or last.size == single) or not (attributes.repeated or size == single):
         return False
     return as_repeated(last.attributes) is as_repeated(attributes)
-
-
-def _clip(run: _Run, first: int, last: int) -> tuple[_Run, ...]:
-    """The part of ``run`` from index ``first`` to ``last``, the last not included."""
-    at, length, raw, step = run
-    index, stop = max(at, first), min(at + length, last)
-    if index >= stop:
-        return ()
-    return ((index, stop - index, raw + (index - at) * step, step),)
-
-
-def _find_runs(data: bytes, leaf_bit: int, span: int, guard: int) -> list[_Run]:
-    """The present entries of a table as runs, one look at each entry.
-
-    Near an address at which a bit of ``guard`` changes each is a run by itself: a sum that carries
-    into the C-bit, or out of the address, makes an entry of another kind.
-    """
-    low, high = _used(data)
-    keep, present = _KEEP, bits.PRESENT
-    runs: list[_Run] = []
-    # first and step are of the run from ``start``; following is the entry that would continue it.
-    start, first, step, following = low, 0, 0, -1
-    entries = _numbers(high - low).unpack_from(data, low * ENTRY_SIZE)
-    for index, raw in enumerate(entries, low):
-        if raw == following:
-            following += step
-            continue
-        key = raw & keep
-        if following >= 0 and key == following & keep:
-            following = raw + step
-        elif key == first and first and index - start == 1:
-            following, step = raw, 0
-        else:
-            if first:
-                runs.append((start, index - start, first, step))
-            if key & present:
-                start, first = index, key
-                step = span if key & leaf_bit else 0
-                following = -1 if (key ^ key + ENTRIES * step) & guard else raw + step
-            else:
-                first = step = 0
-                following = raw
-    if first:
-        runs.append((start, high - start, first, step))
-    return runs
-
-
-def _used(data: bytes) -> tuple[int, int]:
-    """First entry of a table that is not zero, and the one behind the last such entry."""
-    low, high, size = 0, ENTRIES, ENTRIES // 2
-    while size:
-        zeros, half = _ZEROS[size], size * ENTRY_SIZE
-        if data.startswith(zeros, low * ENTRY_SIZE, low * ENTRY_SIZE + half):
-            low += size
-        if data.startswith(zeros, high * ENTRY_SIZE - half, high * ENTRY_SIZE):
-            high -= size
-        size //= 2
-    return low, max(low, high)
-
-
-_ZEROS = {1 << bit: bytes(ENTRY_SIZE << bit) for bit in range(ENTRIES.bit_length() - 1)}
-
-
-@lru_cache(maxsize=ENTRIES)
-def _numbers(count: int) -> struct.Struct:
-    return struct.Struct(f"<{count}Q")
-
-
-class _Template:
-    """A table of pages that follow one another, with the same flags in every entry.
-
-    Kept as bytes and moved to another first entry by overwriting only the columns (byte N of every
-    entry) that differ: comparing it with a table is some twenty times faster than looking at 512
-    numbers.
-
-    Args:
-        step: bytes from one page to the next.
-    """
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-        self._first = bytes(ENTRY_SIZE)
-        self._table = bytearray(TABLE_SIZE)
-        self._move(bytes(ENTRY_SIZE), range(ENTRY_SIZE))
-
-    def matches(self, data: bytes, first: int) -> bool:
-        """Whether ``data`` is entry ``first`` and 511 more, ``step`` bytes after one another.
-
-        The nine bits of ``first`` that count the entries must be zero.
-        """
-        wanted = first.to_bytes(ENTRY_SIZE, "little")
-        if wanted != self._first:
-            self._move(wanted, [n for n in range(ENTRY_SIZE) if wanted[n] != self._first[n]])
-        return data == self._table
-
-    def _move(self, wanted: bytes, columns: range | list[int]) -> None:
-        for number in columns:
-            self._table[number::ENTRY_SIZE] = _column(self._step, number, wanted[number])
-        self._first = wanted
-
-
-@lru_cache(maxsize=4096)
-def _column(step: int, number: int, value: int) -> bytes:
-    """Byte ``number`` of all entries of a template whose first entry has ``value`` there."""
-    return bytes(value | index * step >> 8 * number & 0xFF for index in range(ENTRIES))

@@ -180,14 +180,13 @@ class AddressSpace:
         last: int,
         progress: Callable[[int], None] | None,
     ) -> None:
-        self._parts: list[tuple[int, int, int, _Array]] = []
+        self._parts: list[tuple[int, int, _Array]] = []  # address, number of the first page, pages
         rows = 0
         for each in parts:
             count = each.physical.size // TABLE_SIZE
             if not each.physical.start % TABLE_SIZE:
                 pages = np.frombuffer(each.content, _ENTRY, count * ENTRIES).reshape(-1, ENTRIES)
-                start_pa = each.physical.start
-                self._parts.append((start_pa, start_pa + count * TABLE_SIZE, rows, pages))
+                self._parts.append((each.physical.start, rows, pages))
                 rows += count
         self._seen = np.zeros(rows, bool)
         self._turn = np.empty(rows, np.int32)
@@ -258,7 +257,10 @@ class AddressSpace:
         pas = entries.raws & self._address
         rows, mapped = self._rows(pas)
         good = mapped & (entries.raws & _u64(facts.pointer_reserved) == 0)
-        good[mapped] &= self._first_time(rows[mapped])
+        if mapped.all():
+            good &= self._first_time(rows)
+        else:
+            good[mapped] &= self._first_time(rows[mapped])
         if not good.all():
             self._leave(entries.vas[~good])
             good &= ~self._left[self._slots(entries.vas)]
@@ -270,9 +272,13 @@ class AddressSpace:
     def _rows(self, pas: _Array) -> tuple[_Array, _Array]:
         """Where the tables at ``pas`` are in mapped memory, in pages, and which of them are."""
         rows, mapped = np.zeros(len(pas), np.intp), np.zeros(len(pas), bool)
-        for start, end, first, _ in self._parts:
-            inside = (pas >= start) & (pas < end)
-            rows[inside] = (pas[inside] - _u64(start) >> _u64(PAGE_SHIFT)).astype(np.intp) + first
+        for start, first, pages in self._parts:
+            offsets = pas - _u64(start)  # huge below the start
+            inside = offsets < _u64(pages.nbytes)
+            at = (offsets >> _u64(PAGE_SHIFT)).astype(np.intp) + first
+            if inside.all():
+                return at, inside
+            rows[inside] = at[inside]
             mapped |= inside
         return rows, mapped
 
@@ -290,28 +296,29 @@ class AddressSpace:
         """The entries of the tables of a level, some tables at a time, and the first's number."""
         rows = level.rows
         apart = rows[1:] - rows[:-1] != 1
+        scattered = bool(apart.any())
         parts = [
-            each
-            for each in self._parts
-            if ((rows >= each[2]) & (rows < each[2] + len(each[3]))).any()
+            (first, pages)
+            for _, first, pages in self._parts
+            if ((rows >= first) & (rows < first + len(pages))).any()
         ]
-        for first in range(0, len(rows), _AT_ONCE):
+        for number in range(0, len(rows), _AT_ONCE):
             if self._progress is not None:
-                self._progress(int(level.entries.vas[first]))
-            here = rows[first : first + _AT_ONCE]
-            out = _TABLES[: len(here)]
-            _, _, begin, pages = parts[0]
+                self._progress(int(level.entries.vas[number]))
+            here = rows[number : number + _AT_ONCE]
+            first, pages = parts[0]
             if len(parts) > 1:
-                for _, _, begin, pages in parts:
-                    inside = (here >= begin) & (here < begin + len(pages))
-                    out[inside] = pages[here[inside] - begin]
-                tables = out
-            elif apart[first : first + len(here) - 1].any():
+                tables = _TABLES[: len(here)]
+                for first, pages in parts:
+                    inside = (here >= first) & (here < first + len(pages))
+                    tables[inside] = pages[here[inside] - first]
+            elif scattered and apart[number : number + len(here) - 1].any():
                 # No row is out of bounds: "clip" only keeps NumPy from buffering.
-                tables = pages.take(here - begin, axis=0, out=out, mode="clip")
+                tables = _TABLES[: len(here)]
+                pages.take(here - first, axis=0, out=tables, mode="clip")
             else:
-                tables = pages[here[0] - begin : here[0] - begin + len(here)]
-            yield first, tables.reshape(-1)
+                tables = pages[here[0] - first : here[0] - first + len(here)]
+            yield number, tables.reshape(-1)
 
     def _upper(self, level: _Level, facts: LevelFacts) -> tuple[_Entries, _Array, _Array]:
         """The entries of tables above the PTEs that point to a table; address and key of pages."""

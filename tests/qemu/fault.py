@@ -64,3 +64,28 @@ def entry(session: Session, va: int, up: int = 0) -> tuple[int, int]:
     """Physical address and value of the entry ``up`` levels above the last one for ``va``."""
     level = answer(session, f"sme pte {va:#x}")["levels"][-1 - up]
     return int(level["entry_pa"], 16), int(level["raw"], 16)
+
+
+def rules(session: Session, *names: str) -> dict[str, dict[str, Any]]:
+    """The verdicts of `sme audit`, of all rules or of ``names``."""
+    found = answer(session, " ".join(("sme audit", *names)))["rules"]
+    return {each["name"]: each for each in found}
+
+
+def assert_named(session: Session, rule: str, va: int, where: tuple[int, int], bits: int) -> None:
+    """Flip ``bits`` in the entry at ``where``, its physical address and value, that maps ``va``.
+
+    The rule must pass before and after, and name that entry meanwhile.
+    """
+    pa, raw = where
+    assert rules(session, rule)[rule]["verdict"] == "pass"
+    with overwritten(session, pa, raw ^ bits):
+        said = session.gdb.run(f"sme audit {rule}")
+        places = rules(session, rule)[rule]["places"]
+    assert said.error == f"sme audit: 1 rule fails: {rule}"
+    named = [each for each in places if int(each["entry_pa"], 16) == pa]
+    assert named, places
+    assert int(named[0]["raw"], 16) == raw ^ bits
+    assert int(named[0]["va"], 16) <= va < int(named[0]["end"], 16)
+    assert f"{pa:#010x}" in said.output
+    assert session.gdb.run(f"sme audit {rule}").error is None

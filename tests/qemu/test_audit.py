@@ -11,7 +11,7 @@ import pytest
 from gdb_sme.harness.boot import Session
 from gdb_sme.harness.pytest_plugin import SharedSessions
 from gdb_sme.linux.audit import RULES
-from tests.qemu.fault import answer, entry, overwritten, word
+from tests.qemu.fault import answer, assert_named, entry, overwritten, rules, word
 
 C = 1 << 47
 RW, NX = 1 << 1, 1 << 63
@@ -20,12 +20,8 @@ MIDDLE = DIRECT + 0x10000000
 KERNEL_MAP = 0xFFFFFFFF80000000
 
 #: Rules that say nothing on these guests: no KVM, no SEV-ES, no EFI, and long after early boot.
+#: test_audit_machines.py has such guests.
 ELSEWHERE = {"boot-data-unmapped", "percpu-decrypted", "ghcb-decrypted", "efi-runtime"}
-
-
-def rules(session: Session, *names: str) -> dict[str, dict[str, Any]]:
-    found = answer(session, " ".join(("sme audit", *names)))["rules"]
-    return {each["name"]: each for each in found}
 
 
 def test_early_boot_passes_and_boot_data_left_mapped_does_not(booted: SharedSessions) -> None:
@@ -143,18 +139,7 @@ def test_a_wrong_entry_is_found_and_named(guest: Session, rule: str) -> None:
         return  # under SEV both ways are right
     where, up, bits = ENTRIES[rule]
     va = where(guest)
-    assert rules(guest, rule)[rule]["verdict"] == "pass"
-    pa, raw = entry(guest, va, up)
-    with overwritten(guest, pa, raw ^ bits):
-        said = guest.gdb.run(f"sme audit {rule}")
-        places = rules(guest, rule)[rule]["places"]
-    assert said.error == f"sme audit: 1 rule fails: {rule}"
-    named = [each for each in places if int(each["entry_pa"], 16) == pa]
-    assert named, places
-    assert int(named[0]["raw"], 16) == raw ^ bits
-    assert int(named[0]["va"], 16) <= va < int(named[0]["end"], 16)
-    assert f"{pa:#010x}" in said.output
-    assert guest.gdb.run(f"sme audit {rule}").error is None
+    assert_named(guest, rule, va, entry(guest, va, up), bits)
 
 
 @pytest.mark.parametrize("rule", VARIABLES)

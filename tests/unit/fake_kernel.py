@@ -29,6 +29,7 @@ TABLE = bits.PRESENT | bits.RW | bits.USER | bits.ACCESSED | bits.DIRTY
 #: Symbols of the image by their offset from _text.
 OFFSETS = {
     "_text": 0,
+    "kernel_exc_vmm_communication": 0x1FF000,
     "_etext": 0x200000,
     "sme_me_mask": 0x200000,
     "sev_status": 0x200008,
@@ -48,6 +49,7 @@ OFFSETS = {
     "vmap_area_list": 0x200080,
     "__per_cpu_offset": 0x200090,
     "page_offset_base": 0x2000A0,
+    "initial_vc_handler": 0x2000A8,
     "protection_map": 0x200100,
     "io_tlb_default_mem": 0x200200,
     "efi_mm": 0x200300,

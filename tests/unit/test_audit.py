@@ -277,11 +277,22 @@ def test_per_cpu_variables_of_a_kvm_guest_must_be_shared() -> None:
     assert not failed(judge(machine))
 
 
+def test_per_cpu_variables_are_shared_by_the_time_the_scheduler_runs() -> None:
+    machine = Machine(sev=1)
+    machine.set("x86_hyper_type", 3)
+    machine.set("system_state", 0)
+    outcome = found(judge(machine), "percpu-decrypted").outcome
+    assert outcome.verdict is Verdict.NOT_APPLICABLE
+    assert "smp_prepare_boot_cpu()" in outcome.text
+
+
 def test_the_blocks_of_a_sev_es_guest_must_be_shared() -> None:
     machine = Machine(sev=3)
     at = PERCPU_PA + PERCPU["runtime_data"]
     machine.put(at, DIRECT + HEAP + 0x10000)
     machine.split(DIRECT + 0x400000, 0x400000)
+    assert found(judge(machine), "ghcb-decrypted").outcome.verdict is Verdict.NOT_APPLICABLE
+    machine.set("initial_vc_handler", TEXT + OFFSETS["kernel_exc_vmm_communication"])
     (place,) = found(judge(machine), "ghcb-decrypted").outcome.places
     assert place.va == DIRECT + HEAP + 0x10000
     machine.flip(DIRECT + HEAP + 0x10000, C)
@@ -462,8 +473,8 @@ def test_many_chunks_are_counted_not_listed() -> None:
     link = HEAP + 0x1000 + 8
     for number, chunk in enumerate(chunks):
         machine.put(link, DIRECT + chunk)
-        start = DIRECT + POOL + (number % 4) * PAGE
-        machine.put(chunk + 40, start, start + PAGE - 1)
+        start = DIRECT + POOL + number * PAGE // 2
+        machine.put(chunk + 40, start, start + PAGE // 2 - 1)
         link = chunk
     machine.put(link, DIRECT + HEAP + 0x1000 + 8)
     assert found(judge(machine), "dma-pools-decrypted").outcome.text.endswith("and 2 more")

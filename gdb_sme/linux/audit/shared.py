@@ -19,10 +19,11 @@ def _in_direct_map(
     view: View, case: Callable[[Kernel], Iterator[Exempt]], none: str, *, encrypted: bool = False
 ) -> Outcome:
     """Judge that the direct map has the memory of ``case`` so; ``none``: why there may be none."""
-    areas = list(case(view.kernel))
+    # Several variables may lie in one page.
+    areas = list(dict.fromkeys((a.physical.start, a.physical.size) for a in case(view.kernel)))
     if not areas:
         return not_applicable(none)
-    return _judge(view, [(a.physical.start, a.physical.size) for a in areas], encrypted)
+    return _judge(view, areas, encrypted)
 
 
 def _judge(view: View, areas: list[tuple[int, int]], encrypted: bool) -> Outcome:
@@ -93,6 +94,8 @@ def percpu_decrypted(view: View) -> Outcome:
         return not_applicable("not a SEV guest")
     if not exceptions.on_kvm(view.kernel):
         return not_applicable("not a guest of KVM")
+    if not view.reached("SYSTEM_SCHEDULING"):
+        return not_applicable("smp_prepare_boot_cpu() may still have to share them")
     return _in_direct_map(view, exceptions.percpu_shared, "this kernel has none of them")
 
 
@@ -106,4 +109,18 @@ def ghcb_decrypted(view: View) -> Outcome:
     """ghcb_page of every CPU's runtime data."""
     if not view.kernel.evidence.sev(SEV_ES_ENABLED):
         return not_applicable("not a SEV-ES guest")
-    return _in_direct_map(view, exceptions.ghcbs, "no block is set up yet")
+    if not _ghcbs_shared(view.kernel):
+        return not_applicable("before the end of sev_es_init_vc_handling()")
+    return _in_direct_map(view, exceptions.ghcbs, "runtime_data of the CPUs cannot be read")
+
+
+def _ghcbs_shared(kernel: Kernel) -> bool:
+    """Whether init_ghcb() has done all CPUs: sev_es_init_vc_handling() then switches the handler.
+
+    arch/x86/kernel/sev.c (6.1), arch/x86/coco/sev/core.c (6.12).
+    """
+    handler = kernel.symbol("kernel_exc_vmm_communication")
+    current = kernel.read_symbol("initial_vc_handler")
+    if handler is None or current is None or kernel.image is None:
+        return True
+    return current == kernel.image.va_of(handler[1])

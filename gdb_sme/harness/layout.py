@@ -36,6 +36,9 @@ TIB = 1 << 40
 C_BIT_MIN = 43
 C_BIT_MAX = 51
 C_BIT_DEFAULT = 47
+C_BIT_MAX_EFI = 46
+"""EDK II maps all of memory up to the second view; Debian 12's OVMF gets through up to there."""
+
 MEMORY_MIN = 64 * MIB
 MEMORY_MAX = 16 * GIB
 SMP_MAX = 4
@@ -91,8 +94,9 @@ class MachineConfig:
     """The machine to boot. ``memory`` is in bytes; ``c_bit`` is a bit number and unused for none.
 
     ``append`` goes behind everything else on the kernel's command line, ``qemu_args`` behind
-    everything else on QEMU's. ``kgdb`` gives the machine a second serial port. Raises UsageError
-    for values that cannot be had.
+    everything else on QEMU's. ``kgdb`` gives the machine a second serial port. ``firmware`` is a
+    file with EFI firmware, which then loads the kernel; None for QEMU's own. Raises UsageError for
+    values that cannot be had.
     """
 
     image: Image
@@ -105,13 +109,25 @@ class MachineConfig:
     kaslr: bool = False
     qemu_args: tuple[str, ...] = ()
     kgdb: bool = False
+    firmware: Path | None = None
 
     def __post_init__(self) -> None:
         if not C_BIT_MIN <= self.c_bit <= C_BIT_MAX:
             raise UsageError(f"C-bit {self.c_bit} is not one of {C_BIT_MIN} to {C_BIT_MAX}")
         if not 1 <= self.smp <= SMP_MAX:
             raise UsageError(f"{self.smp} CPUs: 1 to {SMP_MAX} can be had")
+        if self.firmware is not None:
+            self._check_firmware()
         check_memory(self.memory)
+
+    def _check_firmware(self) -> None:
+        if self.kaslr:
+            raise UsageError("firmware with KASLR: its EFI stub could put the kernel anywhere")
+        if self.encrypted_view and self.c_bit > C_BIT_MAX_EFI:
+            raise UsageError(
+                f"firmware with C-bit {self.c_bit}: EFI firmware cannot map so much memory; "
+                f"{C_BIT_MIN} to {C_BIT_MAX_EFI} can be had"
+            )
 
     @property
     def encrypted_view(self) -> bool:
@@ -205,6 +221,8 @@ def machine_arguments(config: MachineConfig, ram_file: str) -> list[str]:
     for number, dimm in enumerate(layout.dimms):
         args += _backend(f"enc{number}", ram_file, dimm.size)
         args += ["-device", f"pc-dimm,id=dimm{number},memdev=enc{number},addr={dimm.pa:#x}"]
+    if config.firmware is not None:
+        args += ["-bios", str(config.firmware)]
     args += ["-kernel", str(config.image.kernel)]
     if config.image.initrd is not None:
         args += ["-initrd", str(config.image.initrd)]

@@ -16,6 +16,7 @@ from gdb_sme.harness.kgdb import When, kgdb_config
 from gdb_sme.harness.layout import (
     C_BIT_DEFAULT,
     C_BIT_MAX,
+    C_BIT_MAX_EFI,
     C_BIT_MIN,
     SMP_MAX,
     Encryption,
@@ -85,6 +86,7 @@ class Options:
     keep_logs: Path | None
     timeout: float
     kgdb: When | None
+    firmware: Path | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,6 +159,13 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     machine.add_argument(
         "--memory", default="512M", metavar="SIZE", help="RAM, such as 4G, up to 16G (512M)"
     )
+    machine.add_argument(
+        "--firmware",
+        type=Path,
+        metavar="FILE",
+        help="EFI firmware that loads the kernel, such as /usr/share/ovmf/OVMF.fd; with "
+        f"encryption, a C-bit up to {C_BIT_MAX_EFI}",
+    )
     session = parser.add_argument_group("session")
     session.add_argument(
         "--until",
@@ -210,6 +219,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     for option in ("vmlinux", "initrd", "marker"):
         if given.image is not None and getattr(given, option) is not None:
             parser.error(f"--{option} goes with --kernel, not with --image")
+    if given.firmware is not None and not os.access(given.firmware, os.R_OK):
+        parser.error(f"--firmware {given.firmware}: no such file, or not readable")
     if given.timeout <= 0:
         parser.error("--timeout is a number of seconds above 0")
     return Options(
@@ -244,5 +255,6 @@ def machine_config(options: Options) -> MachineConfig:
         memory=options.memory,
         append=append,
         kaslr=options.kaslr,
+        firmware=options.firmware,
     )
     return config if options.kgdb is None else kgdb_config(config, options.kgdb)

@@ -5,6 +5,10 @@ Two ways, the first that proves right by the build-id in memory wins: a breakpoi
 address of startup_64 (no KASLR, or no decompressor at all), and the two indirect jumps of the
 decompressor (arch/x86/boot/compressed/head_64.S, 6.1 and 6.12): from its load address into its
 relocated copy, and from there into the kernel. The jumps are found by looking at the code.
+
+Under EFI firmware neither holds: the kernel's EFI stub unpacks it into the first free memory from
+the link address up, efi_decompress_kernel() in drivers/firmware/efi/libstub/x86-stub.c (6.1.192 and
+6.12). A breakpoint at each of the lowest places, for a kernel without KASLR.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ from gdb_sme.target.probe import Probe, register
 #: Where the boot protocol puts the protected-mode code of a bzImage, and its 64-bit entry there
 #: (Documentation/x86/boot.rst, "64-bit BOOT PROTOCOL").
 BZIMAGE_ENTRY_64 = 0x100000 + 0x200
+
+#: Places under EFI: as many as leave QEMU fast (it looks through all breakpoints at each jump), and
+#: bytes between them, MIN_KERNEL_ALIGN (arch/x86/include/asm/boot.h, 6.1 and 6.12).
+_EFI_PLACES, _EFI_STEP = 32, 1 << 21
 
 _JUMP_RAX = b"\xff\xe0"
 _CODE_TO_SEARCH = 4096
@@ -52,8 +60,13 @@ class EntryFinder:
         if startup is None or text is None or end is None:
             raise SymbolError("no startup_64, _text and _end in the symbol file: file vmlinux")
         self._startup, self._text, self._end = startup, text, end
-        self._arm(startup - START_KERNEL_MAP, self._at_startup)
-        self._arm(BZIMAGE_ENTRY_64, self._at_decompressor)
+        linked = startup - START_KERNEL_MAP
+        if efi_firmware(memory):
+            for place in range(_EFI_PLACES):
+                self._arm(linked + place * _EFI_STEP, self._at_startup)
+        else:
+            self._arm(linked, self._at_startup)
+            self._arm(BZIMAGE_ENTRY_64, self._at_decompressor)
 
     def cancel(self) -> None:
         """Take the breakpoints back."""
@@ -97,6 +110,17 @@ class EntryFinder:
         self.cancel()
         va = self._text + virtual_offset(self._memory, self._symbols, delta)
         return self._on_entry(KernelImage(self._text, va, pa, self._end, "kernel entry"))
+
+
+def efi_firmware(memory: PhysMemory) -> bool:
+    """Whether the machine's ROM, which ends at 4 GiB, is EFI firmware.
+
+    It then begins with a firmware volume: UEFI PI specification, volume 3,
+    EFI_FIRMWARE_VOLUME_HEADER.Signature.
+    """
+    return any(
+        rom.end == 1 << 32 and memory.read(rom.start + 40, 4) == b"_FVH" for rom in memory.ram
+    )
 
 
 def virtual_offset(memory: PhysMemory, symbols: Symbols, delta: int) -> int:

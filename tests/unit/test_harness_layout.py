@@ -178,6 +178,26 @@ def test_extra_arguments_come_last() -> None:
     assert args[-2:] == ["-d", "int"]
 
 
+def test_firmware_loads_the_kernel() -> None:
+    args = machine_arguments(config(firmware=Path("/f/OVMF.fd")), "ram")
+    assert option(args, "-bios") == ["/f/OVMF.fd"]
+    assert option(args, "-kernel") == ["/k/bzImage"]
+    assert not option(machine_arguments(config(), "ram"), "-bios")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kaslr": True}, "firmware with KASLR"),
+        ({"encryption": Encryption.SME}, "firmware with C-bit 47: .* 43 to 46 can be had"),
+    ],
+)
+def test_what_firmware_cannot_do(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        config(firmware=Path("f"), **settings)
+    config(firmware=Path("f"), encryption=Encryption.SME, c_bit=46)
+
+
 def test_the_command_line_for_a_person_is_one_shell_command() -> None:
     text = hand_command_line(
         config(encryption=Encryption.SME, append="a b"), "ram file", "gdb.sock"

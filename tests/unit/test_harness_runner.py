@@ -21,13 +21,14 @@ def test_all_options_are_taken(tmp_path: Path) -> None:
     words = (
         "--kernel bz --vmlinux vm --initrd ird --marker up --encryption sev --c-bit 51 --la57 "
         f"--smp 4 --memory 4G --kaslr --until shell -ex one -x {script} -ex three --batch "
-        "--keep-logs logs --timeout 7.5"
+        f"--firmware {script} --keep-logs logs --timeout 7.5"
     ).split()
     options = parse_arguments([*words, "--append", "a b"])
     assert (options.image, options.kernel, options.vmlinux) == (None, Path("bz"), Path("vm"))
     assert (options.initrd, options.marker) == (Path("ird"), "up")
     assert (options.encryption, options.c_bit, options.la57) == (Encryption.SEV, 51, True)
     assert (options.smp, options.memory, options.kaslr) == (4, 4 * GIB, True)
+    assert options.firmware == script
     assert (options.until, options.append, options.batch) == ("shell", "a b", True)
     assert (options.keep_logs, options.timeout) == (Path("logs"), 7.5)
     assert options.commands == ("one", f"source {script}", "three")
@@ -64,6 +65,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ("--image a --memory 1X", "size '1X'"),
         ("--image a --timeout 0", "--timeout is a number of seconds above 0"),
         ("--image a -x /nonexistent", "-x /nonexistent: no such file"),
+        ("--image a --firmware /nonexistent", "--firmware /nonexistent: no such file"),
         ("--image a --what", "unrecognized arguments: --what"),
     ],
 )

@@ -183,6 +183,18 @@ def page_offset_base(kernel: Kernel, cpu: CpuState) -> int:
     return before if older else today
 
 
+def efi_root(kernel: Kernel) -> int | None:
+    """Physical address of efi_mm.pgd, which efi_alloc_page_tables() takes from the direct map.
+
+    arch/x86/platform/efi/efi_64.c (6.1 and 6.12). None before that, and without EFI firmware.
+    """
+    found = kernel.symbol("efi_mm")
+    if found is None or kernel.image is None:
+        return None
+    pgd = kernel.read_field(kernel.image.va_of(found[1]), "mm_struct", "pgd")
+    return pgd - page_offset_base(kernel, kernel.cpus[0]) if pgd else None
+
+
 def _high_half(va: int) -> bool:
     return bool(va >> 63)
 
@@ -202,10 +214,13 @@ def _without_image(kernel: Kernel, cpu: CpuState) -> BootStage:
 
 
 def _low_rip(kernel: Kernel, cpu: CpuState) -> BootStage:
-    if _in_workarea(kernel, cpu):
-        return BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
     if cpu.user_mode:
         return BootStage(Stage.RUNNING, "CPU 0 in user mode")
+    cr3 = kernel.cr3(cpu)
+    if cr3 is not None and cr3.pa == efi_root(kernel):
+        return BootStage(Stage.INIT, "CPU 0 in the EFI firmware")
+    if _in_workarea(kernel, cpu):
+        return BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
     return BootStage(Stage.DECOMPRESSOR)
 
 

@@ -12,6 +12,7 @@ from gdb_sme.linux import percpu
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import (
     WORKAREA_SIZE,
+    efi_root,
     initmem_freed,
     on_early_tables,
     page_offset_base,
@@ -75,11 +76,7 @@ def trampoline_table(kernel: Kernel) -> Table | None:
 
 def efi_table(kernel: Kernel) -> Table | None:
     """The EFI runtime's table, efi_mm.pgd."""
-    found = kernel.symbol("efi_mm")
-    if found is None or kernel.image is None:
-        return None
-    pgd = kernel.read_field(kernel.image.va_of(found[1]), "mm_struct", "pgd")
-    pa = kernel_pa(kernel, pgd) if pgd else None
+    pa = efi_root(kernel)
     return None if pa is None else Table(Kind.EFI, "efi_mm.pgd", pa)
 
 
@@ -219,10 +216,15 @@ def identify(kernel: Kernel, pa: int, cpu: CpuState) -> Table | None:
     for table in (early_table(kernel), init_table(kernel)):
         if table is not None and table.pa == pa:
             return table
-    start = kernel.pa_of("sme_workarea")
-    if start is not None and not initmem_freed(kernel) and start <= pa < start + WORKAREA_SIZE:
-        return Table(Kind.WORKAREA, "sme_workarea", pa, "temporary tables of sme_encrypt_kernel")
+    efi = efi_table(kernel)
+    if efi is not None and efi.pa == pa:
+        return efi
     if not cpu.user_mode and not cpu.rip >> 63:
+        # The kernel is not in its tables, and they become ordinary memory before .init does.
+        start = kernel.pa_of("sme_workarea")
+        if start is not None and not initmem_freed(kernel) and start <= pa < start + WORKAREA_SIZE:
+            detail = "temporary tables of sme_encrypt_kernel"
+            return Table(Kind.WORKAREA, "sme_workarea", pa, detail)
         trampoline = trampoline_table(kernel) if kernel.image is not None else None
         if trampoline is not None and trampoline.pa == pa:
             return trampoline
@@ -234,9 +236,9 @@ def identify(kernel: Kernel, pa: int, cpu: CpuState) -> Table | None:
         if loaded.pa | 0x1000 == pa:
             detail = f"user half of page-table isolation, {loaded.detail or loaded.name}"
             return Table(Kind.MM, loaded.name, pa, detail)
-    for table in (trampoline_table(kernel), efi_table(kernel)):
-        if table is not None and table.pa == pa:
-            return table
+    trampoline = trampoline_table(kernel)
+    if trampoline is not None and trampoline.pa == pa:
+        return trampoline
     return _untyped_table(kernel, pa)
 
 

@@ -60,9 +60,13 @@ def overwritten(session: Session, pa: int, value: int) -> Iterator[None]:
         assert word(session, pa) == before
 
 
-def entry(session: Session, va: int, up: int = 0) -> tuple[int, int]:
-    """Physical address and value of the entry ``up`` levels above the last one for ``va``."""
-    level = answer(session, f"sme pte {va:#x}")["levels"][-1 - up]
+def entry(session: Session, va: int, up: int = 0, root: str = "") -> tuple[int, int]:
+    """Physical address and value of the entry ``up`` levels above the last one for ``va``.
+
+    ``root`` is as for `sme pte --root`; empty for what CR3 holds.
+    """
+    option = f"--root {root} " if root else ""
+    level = answer(session, f"sme pte {option}{va:#x}")["levels"][-1 - up]
     return int(level["entry_pa"], 16), int(level["raw"], 16)
 
 

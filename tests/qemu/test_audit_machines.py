@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`sme audit` on machines that QEMU's TCG is not: a SEV-ES guest of KVM.
+"""`sme audit` on other machines: a SEV-ES guest of KVM, and one with EFI firmware.
 
-What the kernel would have been told by its hypervisor is answered at breakpoints; what it does
-then, to its own tables, is its own code.
+TCG is neither KVM nor SEV-ES: what the kernel would be told there is answered at breakpoints. What
+it does then, to its own tables, is its own code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gdb_sme.harness.boot import Session
 from gdb_sme.harness.pytest_plugin import machine_config
-from tests.qemu.fault import assert_named, entry, rules
+from tests.qemu.fault import answer, assert_named, entry, rules
 
 C = 1 << 47
 PAGE = 0x1000
@@ -104,3 +105,69 @@ def test_what_lies_beside_shared_pages_is_not_excepted(sev_es_on_kvm: Session, c
     for shared in (ghcb, _percpu(sev_es_on_kvm, "kvm_apic_eoi", cpu) & -PAGE):
         va = shared + PAGE
         assert_named(sev_es_on_kvm, "direct-map-encrypted", va, entry(sev_es_on_kvm, va), C)
+
+
+#: Of Debian's package ovmf.
+FIRMWARE = Path("/usr/share/ovmf/OVMF.fd")
+EFI_C_BIT = 46
+EFI_C = 1 << EFI_C_BIT
+WINDOW = 0xFFFFFFEF00000000, 0xFFFFFFFF00000000
+
+
+@pytest.fixture(
+    scope="module", params=[("debian-6.1", "sme"), ("debian-6.12", "sev")], ids="-".join
+)
+def efi(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """A guest that EFI firmware has booted, at its shell."""
+    config = machine_config(*request.param, c_bit=EFI_C_BIT, firmware=FIRMWARE)
+    with Session(config, "efi_enter_virtual_mode") as session:
+        reason = "no EFI runtime services: efi_mm has no tables"
+        assert _verdict(session, "efi-runtime") == ("n/a", reason)
+        # SetVirtualAddressMap() at its physical address, then a service in the window.
+        for low in (True, False):
+            _to(session, "__efi_call")
+            assert "CR3 == __sme_pa(efi_mm.pgd)" in session.gdb.execute("sme cr3")
+            assert session.gdb.run("sme audit").error is None
+            session.gdb.execute("thbreak *$rdi")
+            session.gdb.execute("continue")
+            assert (session.gdb.evaluate("$rip") < config.memory) is low
+            said = session.gdb.run("sme audit")
+            assert said.error is None, said.output
+            assert "on init_top_pgt, before user space" in said.output
+        with session.resumed():
+            session.machine.console.wait_for(config.image.shell_marker, 60)
+        yield session
+
+
+def _efi_root(session: Session) -> str:
+    """The CR3 value of efi_mm."""
+    pa = session.gdb.evaluate("(unsigned long)efi_mm.pgd - page_offset_base")
+    return f"{pa | EFI_C:#x}"
+
+
+def _efi_service(session: Session) -> tuple[int, int]:
+    """Virtual and physical address of what efi_mm maps first in its window."""
+    start, end = WINDOW
+    ranges = answer(session, f"sme dump --root {_efi_root(session)} {start:#x} {end:#x}")["ranges"]
+    return int(ranges[0]["start"], 16), int(ranges[0]["pa"], 16)
+
+
+def test_a_kernel_that_efi_firmware_has_booted_passes(efi: Session) -> None:
+    said = efi.gdb.run("sme audit")
+    assert said.error is None, said.output
+    verdict, text = _verdict(efi, "efi-runtime")
+    assert verdict == "pass"
+    assert not text.startswith("0 ")
+    console = efi.machine.console.text()
+    assert "efi: EFI v" in console
+    assert "Registered efivars operations" in console
+    assert f"active: AMD {efi.machine.config.encryption.upper()}" in console
+
+
+@pytest.mark.parametrize("up", [0, 1, 2])
+@pytest.mark.parametrize("identity", [False, True])
+def test_a_wrong_entry_of_efi_mm_is_found(efi: Session, identity: bool, up: int) -> None:
+    va, pa = _efi_service(efi)
+    where = pa if identity else va
+    found = entry(efi, where, up, _efi_root(efi))
+    assert_named(efi, "efi-runtime", where, found, EFI_C)

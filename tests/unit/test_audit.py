@@ -306,11 +306,36 @@ def test_efi_runtime_memory_follows_the_scheme(sev: int, enc: bool) -> None:
     machine.put(IMAGE_PA + OFFSETS["efi_mm"] + 16, DIRECT + root)
     machine.map(window, 0x1A00000, PAGE, CODE, enc=not enc, root=root)
     assert found(judge(machine), "efi-runtime").outcome.verdict is Verdict.PASS
+    at = 0x1A00000  # the same memory at its own address, and other memory of the kernel's
+    machine.map(at, at, 2 * PAGE, CODE, enc=not enc, root=root)
+    machine.map(0, 0, PAGE, CODE, root=root)
+    assert found(judge(machine), "efi-runtime").outcome.verdict is Verdict.PASS
+    machine.flip(at, C, root=root)
+    machine.flip(at + PAGE, C, root=root)
+    (place,) = found(judge(machine), "efi-runtime").outcome.places
+    assert (place.va, place.pa, place.size) == (at, at, PAGE)
+    assert place.entry_pa == machine.entry(at, root=root)
+    machine.flip(at, C, root=root)
     machine.flip(window, C, root=root)
     machine.flip(window, C, 2, root=root)
     page, table = found(judge(machine), "efi-runtime").outcome.places
     assert (page.va, page.pa) == (window, 0x1A00000)
     assert table.entry_pa == machine.entry(window, 2, root)
+
+
+@pytest.mark.parametrize("selected", [True, False])
+def test_a_cpu_in_the_firmware_is_not_audited_by_the_tables_of_efi(selected: bool) -> None:
+    machine = Machine()
+    root, window = 0x1304000, 0xFFFFFFEF00000000
+    machine.put(IMAGE_PA + OFFSETS["efi_mm"] + 16, DIRECT + root)
+    machine.map(window, 0x1A00000, PAGE, CODE, enc=False, root=root)
+    if selected:
+        machine.cr3 = root | C
+    else:
+        machine.others = (root | C,)
+    result = judge(machine)
+    assert not failed(result)
+    assert result.root.startswith("init_top_pgt ")
 
 
 def test_the_ldt_remap_is_suspect_but_no_fault() -> None:

@@ -120,6 +120,21 @@ def test_identify(pa: int, rip: int | None, kind: Kind, name: str) -> None:
     assert (table.kind, table.name) == (kind, name)
 
 
+@pytest.mark.parametrize("rip", [None, LOW, 0x9_0000])
+def test_the_tables_of_efi_may_lie_where_the_workarea_was(rip: int | None) -> None:
+    machine = Booting()
+    machine.take_over()
+    machine.rip = rip or machine.rip
+    efi, other = WORKAREA + 0x202000, WORKAREA + 0x204000
+    machine.put(IMAGE_PA + OFFSETS["efi_mm"] + 16, DIRECT + efi)
+    kernel = machine.kernel()
+    table = tables.identify(kernel, efi, kernel.cpus[0])
+    assert table is not None
+    assert (table.kind, table.name) == (Kind.EFI, "efi_mm.pgd")
+    if rip is None:  # the kernel is at its own addresses: that memory may be anybody's now
+        assert tables.identify(kernel, other, kernel.cpus[0]) is None
+
+
 def test_identify_after_boot() -> None:
     machine = Booting()
     machine.run_task("a-very-long-nam")

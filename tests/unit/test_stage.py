@@ -6,7 +6,7 @@ import pytest
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import Stage, boot_stage, direct_map_taken_over, page_offset_base
 from tests.unit.boot_kernel import EARLY_PGD, IDENTITY_PGD, LOW, WORKAREA, Booting
-from tests.unit.fake_kernel import DIRECT, INIT_PGD, TEXT, C
+from tests.unit.fake_kernel import DIRECT, IMAGE_PA, INIT_PGD, OFFSETS, TEXT, C
 
 
 def stage(machine: Booting, *, place: bool = True) -> tuple[Stage, str]:
@@ -62,6 +62,15 @@ def test_identity_addresses() -> None:
         Stage.IDENTITY,
         "sme_encrypt_execute, in its copy behind the kernel",
     )
+
+
+def test_the_firmware_at_its_physical_address_is_not_early_boot() -> None:
+    machine = Booting()
+    machine.take_over()
+    efi = WORKAREA + 0x202000
+    machine.put(IMAGE_PA + OFFSETS["efi_mm"] + 16, DIRECT + efi)
+    machine.rip, machine.cr3 = 0x9_0000, efi | C
+    assert stage(machine) == (Stage.INIT, "CPU 0 in the EFI firmware")
 
 
 def test_early_and_init() -> None:

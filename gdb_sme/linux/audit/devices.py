@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from gdb_sme.core.address import size_text
 from gdb_sme.core.ranges import MappedRange
-from gdb_sme.core.scan import scan
+from gdb_sme.core.scan import Scan, scan
 from gdb_sme.linux import exceptions, tables
-from gdb_sme.linux.audit.model import Outcome, Place, judged, not_applicable, rule
-from gdb_sme.linux.audit.view import View
+from gdb_sme.linux.audit.model import Outcome, judged, not_applicable, rule
+from gdb_sme.linux.audit.tables import pointer
+from gdb_sme.linux.audit.view import View, cut
 from gdb_sme.linux.layout import Region
 
 #: PAT entries that Linux uses for devices: write-combining, uncached-minus, uncached.
@@ -103,29 +107,49 @@ _EFI_WINDOW = "EFI runtime"
     source="__map_region() in arch/x86/platform/efi/efi_64.c",
 )
 def efi_runtime(view: View) -> Outcome:
-    """The window of efi_mm's own tables, and the entries that lead to it."""
+    """The window of efi_mm's own tables, the same memory at its own address, and the way there."""
     table = tables.efi_table(view.kernel)
     if table is None:
         return not_applicable("no EFI runtime services: efi_mm has no tables")
     window: Region = view.regions[_EFI_WINDOW]
-    found = scan(
-        view.kernel.memory, table.pa, view.cpu.mode, view.kernel.table_enc,
-        start=window.start, end=window.end, nx_enabled=view.cpu.nx_enabled,
+    services = _efi_scan(view, table.pa, window.start, window.end)
+    identity = _efi_scan(view, table.pa, 0, 1 << (view.cpu.mode.va_bits - 1))
+    wrong = [
+        each
+        for each in (*services.ranges, *_of_the_same(identity, services))
+        if each.attributes.encrypted != (view.guest and view.is_ram_or_firmware(each.pa))
+    ]
+    bare = [use for each in (services, identity) for use in each.tables if use.encrypted is False]
+    fault = "in efi_mm: " + ("no C-bit" if view.guest else "C-bit is set")
+    ways = (pointer(view, use) for use in bare)
+    mapped = size_text(sum(each.size for each in services.ranges))
+    return judged(
+        f"{mapped} in the window of efi_mm",
+        (
+            *view.places(wrong, fault, table.pa),
+            *(replace(way, detail=f"in efi_mm: {way.detail}") for way in ways),
+        ),
+    )
+
+
+def _efi_scan(view: View, root: int, start: int, end: int) -> Scan:
+    return scan(
+        view.kernel.memory, root, view.cpu.mode, view.kernel.table_enc,
+        start=start, end=end, nx_enabled=view.cpu.nx_enabled,
     )  # fmt: skip
-    places = [
-        Place(r.va, r.pa, r.size, "in efi_mm: " + ("no C-bit" if view.guest else "C-bit is set"),
-              r.attributes.page_size)
-        for r in found.ranges
-        if r.attributes.encrypted != (view.guest and view.is_ram_or_firmware(r.pa))
-    ]  # fmt: skip
-    places += [
-        Place(use.va, use.pa, 0, f"in efi_mm: the {use.level} table is reached without C-bit",
-              entry_pa=use.entry_pa, raw=use.raw)
-        for use in found.tables
-        if use.encrypted is False
-    ]  # fmt: skip
-    mapped = size_text(sum(each.size for each in found.ranges))
-    return judged(f"{mapped} in the window of efi_mm", places)
+
+
+def _of_the_same(identity: Scan, services: Scan) -> Iterator[MappedRange]:
+    """The parts of ``identity`` that map what ``services`` do.
+
+    The rest is the kernel's own, with other rules: page 0, the memory map, GHCBs
+    (efi_setup_page_tables() in arch/x86/platform/efi/efi_64.c, 6.1 and 6.12).
+    """
+    for each in identity.ranges:
+        for physical in (other.physical for other in services.ranges):
+            start, end = max(each.pa, physical.start), min(each.physical.end, physical.end)
+            if start < end:
+                yield cut(each, each.va_of(start), each.va_of(end))
 
 
 @rule(

@@ -57,11 +57,12 @@ def table_entries_encrypted(view: View) -> Outcome:
     note = f", {len(suspect)} of the LDT remap lack it (map_ldt_struct)" if suspect else ""
     return judged(
         f"{len(uses) - len(bare)} of {len(uses)} entries carry the C-bit{note}",
-        (_pointer(view, use) for use in bare if use not in suspect),
+        (pointer(view, use) for use in bare if use not in suspect),
     )
 
 
-def _pointer(view: View, use: TableUse) -> Place:
+def pointer(view: View, use: TableUse) -> Place:
+    """The entry that leads to a table, as a place."""
     names = [level.name for level in view.cpu.mode.levels]
     above = view.cpu.mode.levels[names.index(use.level) - 1]
     return Place(

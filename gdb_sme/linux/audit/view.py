@@ -62,7 +62,10 @@ class View:
 
     @cached_property
     def other_roots(self) -> tuple[Root, ...]:
-        """The roots of the other CPUs, and init_top_pgt, that are not the one audited."""
+        """The roots of the other CPUs, and init_top_pgt, that are not the one audited.
+
+        Nor that of efi_mm, which maps the firmware and has a rule of its own.
+        """
         found: dict[int, Root] = {}
         for cpu in self.kernel.cpus:
             known = cpu.cr3 is not None or tables.kernels_table(self.kernel, cpu) is not None
@@ -75,6 +78,9 @@ class View:
             if init is not None:
                 found.setdefault(init.pa, init)
         found.pop(self.root.pa, None)
+        efi = tables.efi_table(self.kernel)
+        if efi is not None:
+            found.pop(efi.pa, None)
         return tuple(found.values())
 
     @cached_property
@@ -177,15 +183,23 @@ class View:
         for each in ranges:
             yield from uncovered(each, self.exempt)
 
-    def places(self, ranges: Iterable[MappedRange], detail: str) -> Iterator[Place]:
-        """``ranges`` as places, with the leaf entry of their first page."""
-        for number, each in enumerate(ranges):
-            yield self.place(each, detail, walked=number < _WALKED)
+    def places(
+        self, ranges: Iterable[MappedRange], detail: str, root: int | None = None
+    ) -> Iterator[Place]:
+        """``ranges`` as places, with the leaf entry of their first page.
 
-    def place(self, found: MappedRange, detail: str, *, walked: bool = True) -> Place:
-        """A range as a place."""
+        ``root`` is the physical address of the top table that maps them, None for one of `ranges`.
+        """
+        for number, each in enumerate(ranges):
+            yield self.place(each, detail, root, walked=number < _WALKED)
+
+    def place(
+        self, found: MappedRange, detail: str, root: int | None = None, *, walked: bool = True
+    ) -> Place:
+        """A range as a place; ``root`` as for `places`."""
         page_size = found.attributes.page_size
-        steps = self.kernel.walk(found.va, self._root_of(found), self.cpu).steps if walked else ()
+        top = self._root_of(found) if root is None else root
+        steps = self.kernel.walk(found.va, top, self.cpu).steps if walked else ()
         entry = steps[-1] if steps else None
         return Place(
             found.va, found.pa, found.size, detail, page_size,
@@ -205,6 +219,9 @@ class View:
 def audited_root(kernel: Kernel, cpu: CpuState) -> Root:
     """The root of ``cpu`` (`root_of_cpu`); init_top_pgt where that is no table that is known.
 
+    And where it is that of efi_mm, on which the CPU is for as long as it runs the firmware:
+    efi_enter_mm() in arch/x86/platform/efi/efi_64.c (6.1 and 6.12).
+
     With no symbols at all no table is known, and the one in CR3 is taken as it is.
 
     Raises:
@@ -222,8 +239,9 @@ def audited_root(kernel: Kernel, cpu: CpuState) -> Root:
                     f"CPU {cpu.index} is not on the kernel's own tables but on {table.name}; "
                     "continue to x86_64_start_kernel or later"
                 )
-            return root
-        if kernel.symbols.address("_text") is None:
+            if table.kind is not Kind.EFI:
+                return root
+        elif kernel.symbols.address("_text") is None:
             return root
     init = root_of_symbol(kernel, "init_top_pgt")
     if init is None and kernel.image is None:

@@ -47,13 +47,13 @@ class FakeSymbols:
         self, addresses: Mapping[str, int], sizes: Mapping[str, int] | None = None
     ) -> None:
         self._addresses = dict(addresses)
-        self._sizes = dict(sizes or {})
+        self.object_sizes = dict(sizes or {})
 
     def address(self, name: str) -> int | None:
         return self._addresses.get(name)
 
     def size(self, name: str) -> int | None:
-        return self._sizes.get(name)
+        return self.object_sizes.get(name)
 
     def nearest(self, va: int) -> tuple[str, int] | None:
         below = [(address, name) for name, address in self._addresses.items() if address <= va]

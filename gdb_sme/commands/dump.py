@@ -9,7 +9,7 @@ import gdb
 
 from gdb_sme.commands.base import Arguments, SmeCommand, evaluate
 from gdb_sme.commands.progress import Progress
-from gdb_sme.commands.pte import choose_root
+from gdb_sme.commands.pte import add_root_option, choose_root
 from gdb_sme.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class Dump(SmeCommand):
             "--region", metavar="REGION", help="Only a region of the layout, such as direct-map."
         )
         parser.add_argument("--tables", help="The table pages, and the bit on each.", **switch)
-        parser.add_argument(
-            "--root",
-            metavar="ROOT",
-            help="Start from a CPU's number, a symbol such as init_top_pgt, or a CR3 value.",
-        )
+        add_root_option(parser)
         parser.add_argument(
             "--user", metavar="PID", type=int, help="A task's own tables: its user half."
         )

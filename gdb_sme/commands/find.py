@@ -9,7 +9,7 @@ import gdb
 
 from gdb_sme.commands.base import Arguments, SmeCommand, evaluate
 from gdb_sme.commands.progress import Progress
-from gdb_sme.commands.pte import choose_root
+from gdb_sme.commands.pte import add_root_option, choose_root
 from gdb_sme.errors import SymbolError, UsageError
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ class Find(SmeCommand):
         parser.add_argument(
             "--conflicts", action="store_true", help="All memory that is mapped both ways."
         )
-        parser.add_argument(
-            "--root",
-            metavar="ROOT",
-            help="Start from a CPU's number, a symbol such as init_top_pgt, or a CR3 value.",
-        )
+        add_root_option(parser)
         parser.add_argument(
             "physical", metavar="PHYSICAL", nargs="*", help="A physical address, any expression."
         )

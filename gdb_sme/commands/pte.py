@@ -41,11 +41,7 @@ class Pte(SmeCommand):
     def arguments(self, parser: Arguments) -> None:
         """See `SmeCommand.arguments`."""
         super().arguments(parser)
-        parser.add_argument(
-            "--root",
-            metavar="ROOT",
-            help="Start from a CPU's number, a symbol such as init_top_pgt, or a CR3 value.",
-        )
+        add_root_option(parser)
         parser.add_argument(
             "address", metavar="ADDRESS", nargs="+", help="Any expression of gdb's."
         )
@@ -61,6 +57,15 @@ class Pte(SmeCommand):
         root = choose_root(session, args.root)
         result = translate(session.kernel, va, session.cpu, root)
         self.show(args, result, view.text, view.payload)
+
+
+def add_root_option(parser: Arguments) -> None:
+    """``--root``: see `choose_root`."""
+    parser.add_argument(
+        "--root",
+        metavar="ROOT",
+        help="Start from a CPU's number, a symbol such as init_top_pgt or efi_mm, or a CR3 value.",
+    )
 
 
 def choose_root(session: Session, text: str | None) -> Root:

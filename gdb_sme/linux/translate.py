@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gdb_sme.core.address import PAGE_SIZE, hex_pa
 from gdb_sme.core.cr3 import CpuState, Cr3
 from gdb_sme.core.walk import Walk
-from gdb_sme.errors import SymbolError, TargetError
+from gdb_sme.errors import SymbolError, TargetError, UsageError
 from gdb_sme.linux import exceptions, tables
 from gdb_sme.linux.cr3check import missing_image
 from gdb_sme.linux.kernel import Kernel
@@ -157,17 +158,35 @@ def _untold(kernel: Kernel) -> str:
 
 
 def root_of_symbol(kernel: Kernel, name: str) -> Root | None:
-    """The table that is symbol ``name`` of the kernel image, None when there is no such symbol.
+    """The table that is symbol ``name`` of the kernel image, or that of the mm_struct ``name``.
+
+    None when there is no such symbol.
 
     Raises:
-        SymbolError: early_top_pgt, after it was freed.
+        SymbolError: early_top_pgt, after it was freed; an mm_struct without tables.
+        UsageError: the symbol is neither.
     """
     found, pa = kernel.symbol(canonical(name)), kernel.pa_of(canonical(name))
     if found is None or pa is None:
         return None
+    mm_size = kernel.symbols.type_size("mm_struct")
+    if mm_size is not None and kernel.symbols.size(found[0]) == mm_size:
+        return _root_of_mm(kernel, *found)
+    if pa % PAGE_SIZE:
+        raise UsageError(f"--root {name}: {found[0]} at {hex_pa(pa)} is no page table: not aligned")
     if canonical(name) == "early_top_pgt" and tables.early_table(kernel) is None:
         raise SymbolError(f"{found[0]} was freed after boot; there is no table any more")
     return Root(pa, kernel.sme_pa(pa), bool(kernel.enc.mask), f"--root {name}", found[0])
+
+
+def _root_of_mm(kernel: Kernel, name: str, linked: int) -> Root:
+    """The table of an mm_struct of the kernel image, such as efi_mm; ``linked`` is its address."""
+    assert kernel.image is not None
+    pgd = kernel.read_field(kernel.image.va_of(linked), "mm_struct", "pgd")
+    pa = tables.kernel_pa(kernel, pgd) if pgd else None
+    if pa is None:
+        raise SymbolError(f"{name}.pgd is {pgd or 0:#x}: {name} has no page tables")
+    return Root(pa, kernel.sme_pa(pa), bool(kernel.enc.mask), f"--root {name}", f"{name}.pgd")
 
 
 def root_of_value(kernel: Kernel, raw: int, cpu: CpuState) -> Root:

@@ -123,6 +123,17 @@ def test_roots(running: Session) -> None:
     by_expression = pte(running, "--root $cr3 &init_top_pgt")
     assert by_expression["root"]["pa"] == by_cpu["root"]["pa"]
 
+    by_mm = pte(running, "--root init_mm &init_top_pgt")
+    assert by_mm["root"] == {
+        **by_name["root"], "source": "--root init_mm", "table": "init_mm.pgd",
+    }  # fmt: skip
+    without = running.gdb.run("sme pte --root efi_mm &init_top_pgt")
+    assert without.error == "sme pte: efi_mm.pgd is 0x0: efi_mm has no page tables"
+    no_table = running.gdb.run("sme pte --root linux_banner &init_top_pgt")
+    assert re.fullmatch(
+        r"sme pte: --root linux_banner: linux_banner at 0x[0-9a-f]+ is no page table: not aligned",
+        str(no_table.error),
+    )
     wrong = running.gdb.run("sme pte --root 7 &init_top_pgt")
     assert wrong.error == "sme pte: --root 7: there are CPUs 0 to 0"
     freed = running.gdb.run("sme pte --root early_top_pgt &init_top_pgt")

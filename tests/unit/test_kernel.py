@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gdb_sme.errors import AddressError, ReadError, SymbolError
+from gdb_sme.errors import AddressError, ReadError, SymbolError, UsageError
 from gdb_sme.linux import address, layout, symbols, tables, translate
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.tables import Kind
@@ -253,6 +253,16 @@ def test_roots() -> None:
     assert translate.root_of_symbol(kernel, "nowhere") is None
     by_value = translate.root_of_value(kernel, INIT_PGD | C | 0x18, cpu)
     assert (by_value.pa, by_value.c_bit, by_value.table) == (INIT_PGD, True, "init_top_pgt")
+    machine.symbols.sizes["mm_struct"] = machine.symbols.object_sizes["efi_mm"] = 1024
+    with pytest.raises(SymbolError, match=r"efi_mm\.pgd is 0x0: efi_mm has no page tables"):
+        translate.root_of_symbol(kernel, "efi_mm")
+    machine.put(IMAGE_PA + OFFSETS["efi_mm"] + 16, TEXT + INIT_PGD - IMAGE_PA)
+    efi = translate.root_of_symbol(kernel, "efi_mm")
+    assert efi is not None
+    assert (efi.pa, efi.raw, efi.table) == (INIT_PGD, INIT_PGD | C, "efi_mm.pgd")
+    del machine.symbols.object_sizes["efi_mm"]
+    with pytest.raises(UsageError, match=r"efi_mm at 0x[0-9a-f]+ is no page table: not aligned"):
+        translate.root_of_symbol(kernel, "efi_mm")
     machine.state(RUNNING)
     with pytest.raises(SymbolError, match="early_top_pgt was freed after boot"):
         translate.root_of_symbol(machine.kernel(), "early_top_pgt")

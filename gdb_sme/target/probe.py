@@ -54,7 +54,8 @@ class Silent(gdb.Breakpoint):
 
     def _answer(self) -> bool:
         stand = bool(self._on_hit())
-        self._answered = _state()
+        if _connected():
+            self._answered = _state()
         return stand
 
     @property
@@ -88,14 +89,20 @@ class Silent(gdb.Breakpoint):
         if not self.is_valid():
             return
         if Silent._stopping:
-            self.enabled = False
+            if _connected():
+                self.enabled = False
             Silent._retired_in_stop.append(self)
         else:
             self.delete()
 
     @classmethod
     def delete_retired(cls, _event: object = None) -> None:
-        """Delete what was retired while the target was running: for gdb's stop event."""
+        """Delete what was retired while the target was running: for gdb's stop event.
+
+        Not while gdb is inside a `stop`, where the connection may break, and gdb tell of that.
+        """
+        if cls._stopping:
+            return
         while cls._retired_in_stop:
             breakpoint_ = cls._retired_in_stop.pop()
             if breakpoint_.is_valid():
@@ -140,6 +147,11 @@ class Probe(Silent):
 
 
 _STATE = ("rip", "rsp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8")
+
+
+def _connected() -> bool:
+    """Whether the target is there still: its connection may break within a `stop`."""
+    return gdb.selected_thread() is not None
 
 
 def _state() -> tuple[int, ...]:

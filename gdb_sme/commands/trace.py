@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from gdb_sme.linux.trace import Event
+    from gdb_sme.target.kgdbtracer import KgdbTracer
     from gdb_sme.target.tracer import Tracer
 
 
@@ -23,6 +24,9 @@ class Trace(SmeCommand):
     `sme trace start` at reset, then continue: the session is not stopped, events are shown as they
     happen. `sme trace show` prints the timeline and the verdicts of the patch's review, `sme trace
     check` makes an error of a hazard, for scripts, and `sme trace stop` takes the breakpoints back.
+
+    Over kgdb it begins where the machine stands, in setup_arch() at the earliest (kgdboc_earlycon),
+    sets int3 alone, compares at each stop, and says at the start what it cannot see there.
 
     Example:
       (gdb) sme emulate sme
@@ -75,9 +79,9 @@ class Traces:
     """The trace of this gdb session, at most one; what it recorded stays until the next."""
 
     def __init__(self) -> None:
-        self._tracer: Tracer | None = None
+        self._tracer: Tracer | KgdbTracer | None = None
 
-    def current(self) -> Tracer:
+    def current(self) -> Tracer | KgdbTracer:
         """The trace.
 
         Raises:
@@ -96,36 +100,50 @@ class Traces:
         if self._tracer is not None and self._tracer.active:
             raise UsageError("a trace is under way; end it first: sme trace stop")
         from gdb_sme.target.session import SESSIONS
-        from gdb_sme.target.tracer import Tracer
 
         session = SESSIONS.current()
         if self._tracer is None:
             gdb.events.new_objfile.connect(self._symbols_changed)
             gdb.events.memory_changed.connect(self._memory_changed)
+            gdb.events.cont.connect(self._continued)
             gdb.events.stop.connect(self._stopped)
-        self._tracer = Tracer(
-            session.require_stub("the trace"),
-            session.kernel,
-            until,
-            _ignore if quiet else _live,
-        )
+        report = _ignore if quiet else _live
+        if session.target.virtual is not None:
+            from gdb_sme.target.kgdbtracer import UNSEEN, KgdbTracer
+
+            gdb.write("".join(f"{each}\n" for each in UNSEEN))
+            self._tracer = KgdbTracer(session.target.virtual, session.kernel, until, report)
+        else:
+            from gdb_sme.target.tracer import Tracer
+
+            stub = session.require_stub("the trace")
+            self._tracer = Tracer(stub, session.kernel, until, report)
 
     def _symbols_changed(self, _event: object) -> None:
         if self._tracer is not None:
             self._tracer.symbols_changed()
 
-    def _stopped(self, _event: object) -> None:
+    def _continued(self, _event: object) -> None:
         if self._tracer is not None:
-            self._tracer.stopped()
+            self._tracer.continued()
+
+    def _stopped(self, event: gdb.StopEvent) -> None:
+        if self._tracer is not None:
+            self._tracer.stopped(event)
 
     def _memory_changed(self, _event: object) -> None:
         if self._tracer is not None:
             self._tracer.memory_changed()
 
     def disconnected(self, _event: object = None) -> None:
-        """Keep what was recorded when the target is gone."""
-        if self._tracer is not None:
-            self._tracer.end("ended: the connection to the target is gone")
+        """Keep what was recorded when the target is gone, and say what it still has."""
+        if self._tracer is None:
+            return
+        left = self._tracer.left
+        if left:
+            gdb.write(f"warning: {left}\n", gdb.STDERR)
+        more = f"; {left}" if left else ""
+        self._tracer.end(f"ended: the connection to the target is gone{more}")
 
 
 TRACES = Traces()

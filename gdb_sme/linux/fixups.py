@@ -41,7 +41,7 @@ def fix_ups(kernel: Kernel, before: dict[str, bytes], place: Place) -> list[FixU
         if pa is None or symbol is None:
             continue
         new = kernel.memory.read(pa, len(old))
-        exempt = _decrypted(kernel) if name == "level2_kernel_pgt" else ()
+        exempt = decrypted_entries(kernel) if name == "level2_kernel_pgt" else ()
         for page, entries in enumerate(_changes(old, new)):
             title = f"{symbol[0]}[{page}]" if len(old) > TABLE_SIZE else symbol[0]
             if entries:
@@ -62,8 +62,8 @@ def _changes(old: bytes, new: bytes) -> list[_Entries]:
     ]
 
 
-def _decrypted(kernel: Kernel) -> tuple[int, ...]:
-    """Indexes of .bss..decrypted's entries in level2_kernel_pgt."""
+def decrypted_entries(kernel: Kernel) -> tuple[int, ...]:
+    """Indexes of .bss..decrypted's entries in level2_kernel_pgt: without the mask by design."""
     start, end = kernel.symbol("__start_bss_decrypted"), kernel.symbol("__end_bss_decrypted")
     if start is None or end is None or kernel.image is None:
         return ()

@@ -36,8 +36,9 @@ class Place:
         function: the function and the distance from its start, ``"sme_enable+137"``.
         source: source file and line, None when not known.
         cpu: the CPU's number.
-        cr3: CR3 in force, raw.
-        table: the kernel's name of the table in CR3, None when it has none.
+        cr3: CR3 in force, raw; None where the target has none (kgdb).
+        table: the kernel's name of the table in CR3, None when it has none; without CR3 that of the
+            table that the kernel's variables name.
         stage: the boot stage, in words.
         mask: sme_me_mask at that time.
     """
@@ -46,7 +47,7 @@ class Place:
     function: str
     source: str | None
     cpu: int
-    cr3: int
+    cr3: int | None
     table: str | None
     stage: str
     mask: int
@@ -60,18 +61,49 @@ class Event:
     place: Place
 
 
+def between(since: int, event: Event) -> str:
+    """When something happened that was noticed with ``event``, and not yet at number ``since``."""
+    return f"between #{since} and #{event.number}" if since else f"before #{event.number}"
+
+
 @dataclass(frozen=True, slots=True)
 class Write(Event):
     """A watched variable changed from ``old`` to ``new``.
 
     Attributes:
         noticed: the write itself was not seen: the place is where its result was noticed.
+        since: then, the number of the last event at which it had the old value still; 0 for none.
     """
 
     name: str
     old: int
     new: int
     noticed: bool = False
+    since: int = 0
+
+    @property
+    def when(self) -> str:
+        """Where it happened, as far as that is known, in words."""
+        return f"at {self.place.function}" if not self.noticed else between(self.since, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Event):
+    """What a trace finds that begins with the boot under way, and sees no writes.
+
+    Attributes:
+        values: the watched variables that the kernel has.
+        protection_map: its entries, none where it is not to be had.
+    """
+
+    values: tuple[tuple[str, int], ...]
+    protection_map: tuple[int, ...]
+
+    @property
+    def unencrypted(self) -> tuple[int, ...]:
+        """Indexes of the entries of protection_map that lack the mask."""
+        mask = self.place.mask
+        return tuple(n for n, entry in enumerate(self.protection_map) if not entry & mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +204,18 @@ class FixUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TableChange(FixUp):
+    """What a table holds when it is first looked at, or what changed in it since the look before.
+
+    Attributes:
+        since: number of the last event at which it was as before; 0 at the first look, which has
+            the present entries, ``before`` as ``after``.
+    """
+
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EarlyException(Event):
     """The kernel's early handler got an exception that is no page fault it could serve.
 
@@ -248,12 +292,14 @@ class Timeline:
         complete: whether it began at the kernel's entry.
         state: what the trace does now, or why it ended.
         notes: what could not be watched, and why.
+        rules: those that can be asked of what was seen; None for `RULES`, all of them.
     """
 
     events: tuple[Event, ...]
     complete: bool
     state: str
     notes: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] | None = None
 
     @property
     def mask(self) -> int:
@@ -263,10 +309,28 @@ class Timeline:
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The verdicts of all rules that have something to say."""
-        return tuple(verdict for rule in RULES for verdict in rule(self))
+        rules = RULES if self.rules is None else self.rules
+        return tuple(verdict for rule in rules for verdict in rule(self))
 
 
-def _flags_before_first_fault(line: Timeline) -> Iterator[Verdict]:
+#: Reads a timeline, and gives its verdicts.
+Rule = Callable[[Timeline], Iterator[Verdict]]
+
+
+def mask_kept(line: Timeline) -> Iterator[Verdict]:
+    """Did sme_me_mask keep the value that it was given?"""
+    for event in line.events:
+        if isinstance(event, Write) and event.name == "sme_me_mask" and event.old:
+            yield Verdict(
+                "sme-me-mask",
+                Outcome.FAIL,
+                f"sme_me_mask changed after it was set: {event.old:#x} -> {event.new:#x} "
+                f"{event.when}",
+                (event.number,),
+            )
+
+
+def flags_before_first_fault(line: Timeline) -> Iterator[Verdict]:
     """Is early_pmd_flags updated before the first early page fault?"""
     rule = "early-pmd-flags"
     faults = [e for e in line.events if isinstance(e, EarlyMapping) and not e.bootdata]
@@ -286,8 +350,7 @@ def _flags_before_first_fault(line: Timeline) -> Iterator[Verdict]:
         yield Verdict(
             rule,
             Outcome.HAZARD,
-            f"HAZARD: early_pmd_flags lost the mask: {write.old:#x} -> {write.new:#x} "
-            f"at {write.place.function}",
+            f"HAZARD: early_pmd_flags lost the mask: {write.old:#x} -> {write.new:#x} {write.when}",
             (write.number,),
         )
     if bad or lost or not line.mask:
@@ -345,7 +408,7 @@ def _left_sme_early_init(line: Timeline) -> Moment | None:
     )
 
 
-def _cr3_right(line: Timeline) -> Iterator[Verdict]:
+def cr3_right(line: Timeline) -> Iterator[Verdict]:
     """Does CR3 carry the mask at every load of the kernel's own tables?"""
     loads = [e for e in line.events if isinstance(e, Cr3Load)]
     wrong = [e for e in loads if not e.right]
@@ -374,6 +437,8 @@ def _cr3_lost(line: Timeline) -> list[Verdict]:
     own: set[int] = set()
     for event in line.events:
         place = event.place
+        if place.cr3 is None:
+            continue
         if place.cpu in own and place.mask and not place.cr3 & place.mask:
             return [
                 Verdict(
@@ -391,18 +456,18 @@ def _cr3_lost(line: Timeline) -> list[Verdict]:
     return []
 
 
-def _early_tables(line: Timeline) -> Iterator[Verdict]:
+def early_tables(line: Timeline) -> Iterator[Verdict]:
     """Is there an early table entry without the mask?"""
     rule = "early-tables"
     failed = False
     for event in line.events:
         if isinstance(event, FixUp) and event.place.mask:
-            for index, _before, after in event.unencrypted:
+            for index, before, after in event.unencrypted:
                 failed = True
                 yield Verdict(
                     rule,
                     Outcome.FAIL,
-                    f"{event.table}[{index}] = {after:#x} was fixed up without the mask",
+                    f"{event.table}[{index}] = {after:#x} {_how(event, before)}",
                     (event.number,),
                 )
         elif isinstance(event, EarlyMapping) and event.mask and not event.bootdata:
@@ -437,6 +502,16 @@ def _early_tables(line: Timeline) -> Iterator[Verdict]:
         )
 
 
+def _how(event: FixUp, before: int) -> str:
+    """How an entry came to be without the mask."""
+    if not isinstance(event, TableChange):
+        return "was fixed up without the mask"
+    if not event.since:
+        return f"had no C-bit when the trace began (#{event.number})"
+    what = "lost its C-bit" if before & event.place.mask else "was written without the C-bit"
+    return f"{what} {between(event.since, event)}"
+
+
 def _unmapped_again(line: Timeline, mapping: EarlyMapping) -> bool:
     return any(
         isinstance(e, EarlyMapping)
@@ -452,12 +527,12 @@ def _is_return_of_copy(event: Event) -> bool:
     return isinstance(event, Cr3Load) and event.kind is Kind.INIT
 
 
-def _refused(line: Timeline) -> Iterator[Verdict]:
+def refused(line: Timeline) -> Iterator[Verdict]:
     """Did early_make_pgtable refuse a fault, and why?"""
     for event in line.events:
         if not isinstance(event, EarlyMapping) or not event.refused:
             continue
-        mask, cr3 = event.mask, event.place.cr3
+        mask, cr3 = event.mask, event.place.cr3 or 0
         if mask and event.physical & mask:
             yield Verdict(
                 "va-without-mask",
@@ -484,7 +559,7 @@ def _refused(line: Timeline) -> Iterator[Verdict]:
             )
 
 
-def _mask_in_address(line: Timeline) -> Iterator[Verdict]:
+def mask_in_address(line: Timeline) -> Iterator[Verdict]:
     """Was an address with the mask in it mapped, or used although it is not canonical?"""
     for event in line.events:
         if (
@@ -511,7 +586,7 @@ def _mask_in_address(line: Timeline) -> Iterator[Verdict]:
             )
 
 
-def _protection_map(line: Timeline) -> Iterator[Verdict]:
+def protection_map(line: Timeline) -> Iterator[Verdict]:
     """Does protection_map receive the mask in sme_early_init?"""
     left = _left_sme_early_init(line)
     if left is None or not left.place.mask or "protection_map" not in left.detail:
@@ -530,7 +605,7 @@ def _protection_map(line: Timeline) -> Iterator[Verdict]:
         )
 
 
-def _fatal(line: Timeline) -> Iterator[Verdict]:
+def fatal(line: Timeline) -> Iterator[Verdict]:
     """Did the boot end in an exception?"""
     for event in line.events:
         if isinstance(event, Moment) and event.name == "panic":
@@ -542,12 +617,13 @@ def _fatal(line: Timeline) -> Iterator[Verdict]:
             )
 
 
-RULES: tuple[Callable[[Timeline], Iterator[Verdict]], ...] = (
-    _flags_before_first_fault,
-    _cr3_right,
-    _early_tables,
-    _refused,
-    _mask_in_address,
-    _protection_map,
-    _fatal,
+RULES: tuple[Rule, ...] = (
+    mask_kept,
+    flags_before_first_fault,
+    cr3_right,
+    early_tables,
+    refused,
+    mask_in_address,
+    protection_map,
+    fatal,
 )

@@ -10,12 +10,14 @@ from gdb_sme.core.cbit import EncryptionBit
 from gdb_sme.core.entry import Entry
 from gdb_sme.core.paging import PMD
 from gdb_sme.linux.trace import (
+    Begin,
     Cr3Load,
     EarlyException,
     EarlyMapping,
     Event,
     FixUp,
     Moment,
+    TableChange,
     Timeline,
     Verdict,
     Write,
@@ -36,19 +38,16 @@ from gdb_sme.render.document import (
 )
 from gdb_sme.render.json import hexadecimal
 
-_HEAD: tuple[Line, ...] = (
-    (comment("#"),),
-    (comment("where"),),
-    (comment("CPU"),),
-    (comment("CR3"),),
-    (comment("C"),),
-    (comment("event"),),
-)
+_HEAD = ("#", "where", "CPU", "CR3", "C", "event")
+#: Without CR3 the table is the one that the kernel's variables name.
+_HEAD_WITHOUT_CR3 = ("#", "where", "CPU", "table, by the kernel", "", "event")
 
 
 def text(timeline: Timeline) -> Document:
     """The timeline, a line for each stage above its events, and the verdicts."""
-    rows = [_HEAD, *(_row(event) for event in timeline.events)]
+    without_cr3 = timeline.events and all(e.place.cr3 is None for e in timeline.events)
+    heading = tuple((comment(each),) for each in (_HEAD_WITHOUT_CR3 if without_cr3 else _HEAD))
+    rows = [heading, *(_row(event) for event in timeline.events)]
     head, *shown = table(rows, right=frozenset({0, 2}))
     lines = [head, *_with_stages(timeline, shown)]
     lines += [(comment(f"note: {note}"),) for note in timeline.notes]
@@ -74,12 +73,16 @@ def live(event: Event) -> Document:
 
 def _row(event: Event) -> tuple[Line, ...]:
     place = event.place
-    bit = good("C") if place.mask and place.cr3 & place.mask else plain("-")
+    cr3: Line = (comment(place.table or "not known"),)
+    bit = plain("")
+    if place.cr3 is not None:
+        cr3 = (number(hex_va(place.cr3)),)
+        bit = good("C") if place.mask and place.cr3 & place.mask else plain("-")
     return (
         (plain(str(event.number)),),
         (name(place.function), *_source(place.source)),
         (plain(str(place.cpu)),),
-        (number(hex_va(place.cr3)),),
+        cr3,
         (bit,),
         _event(event),
     )
@@ -99,7 +102,7 @@ def _event(event: Event) -> Line:
             plain(" -> "),
             number(f"{event.new:#x}"),
             *_mask_note(event),
-            *((comment("  noticed here"),) if event.noticed else ()),
+            *((comment(f"  noticed here{_since(event.since)}"),) if event.noticed else ()),
         )
     if isinstance(event, EarlyException):
         spans = [keyword("early exception"), plain(f" {event.vector} in "), name(event.where)]
@@ -117,8 +120,12 @@ def _event(event: Event) -> Line:
         return (*spans, plain("  "), good("C") if event.right else bad("no C-bit"))
     if isinstance(event, EarlyMapping):
         return _mapping(event)
+    if isinstance(event, TableChange):
+        return _table_change(event)
     if isinstance(event, FixUp):
         return _fix_up(event)
+    if isinstance(event, Begin):
+        return _begin(event)
     assert isinstance(event, Moment)
     detail: tuple[Span, ...] = (plain(f"  {event.detail}"),) if event.detail else ()
     return (keyword(event.name), *detail)
@@ -186,6 +193,40 @@ def _fix_up(event: FixUp) -> Line:
     return tuple(spans)
 
 
+def _since(since: int) -> str:
+    return f", changed since #{since}" if since else ""
+
+
+def _begin(event: Begin) -> Line:
+    values = "  ".join(f"{known} {value:#x}" for known, value in event.values)
+    spans = [keyword("the trace begins"), plain(f"  {values}")]
+    held, without = len(event.protection_map), len(event.unencrypted)
+    if held and event.place.mask:
+        spans.append(plain("  protection_map "))
+        spans.append(bad(f"{without} of {held} without the mask") if without else good("C"))
+    return tuple(spans)
+
+
+def _table_change(event: TableChange) -> Line:
+    present = event.present
+    spans = [keyword("table"), plain(" "), name(event.table)]
+    if len(event.entries) == 1 and event.since:
+        index, before, after = event.entries[0]
+        spans += [plain(f"[{index}]  "), number(f"{before:#x}"), plain(" -> ")]
+        spans.append(number(f"{after:#x}"))
+    elif event.since:
+        spans.append(plain(f"  {event.changed} entries changed, {len(present)} of them present"))
+    else:
+        spans.append(plain(f"  {len(present)} entries present"))
+    spans.append(comment(_since(event.since)))
+    if event.place.mask and present:
+        missing = len(event.unencrypted)
+        spans.append(bad(f"  {missing} without the C-bit") if missing else good("  C"))
+        if any(index in event.by_design for index, _, _ in present):
+            spans.append(comment("  (.bss..decrypted without it: by design)"))
+    return tuple(spans)
+
+
 def _verdict(each: Verdict) -> Line:
     word = each.outcome.value
     spans = [bad(word) if not each.passed else verdict(word), plain("  ")]
@@ -223,7 +264,7 @@ def _payload(event: Event) -> dict[str, object]:
         "function": place.function,
         "source": place.source,
         "cpu": place.cpu,
-        "cr3": hex_va(place.cr3),
+        "cr3": None if place.cr3 is None else hex_va(place.cr3),
         "table": place.table,
         "stage": place.stage,
         "sme_me_mask": hexadecimal(place.mask),
@@ -235,6 +276,7 @@ def _payload(event: Event) -> dict[str, object]:
             "old": hex_va(event.old),
             "new": hex_va(event.new),
             "noticed": event.noticed,
+            "since": event.since or None,
         }
         if event.name == "early_pmd_flags":
             own["old_flags"] = list(flag_names(event.old, place.mask))
@@ -260,7 +302,7 @@ def _payload(event: Event) -> dict[str, object]:
         }
     elif isinstance(event, FixUp):
         own = {
-            "kind": "fix-up",
+            "kind": "table" if isinstance(event, TableChange) else "fix-up",
             "of": event.table,
             "changed": event.changed,
             "present": len(event.present),
@@ -270,6 +312,14 @@ def _payload(event: Event) -> dict[str, object]:
                 {"index": index, "before": hex_va(before), "after": hex_va(after)}
                 for index, before, after in event.entries
             ],
+        }
+        if isinstance(event, TableChange):
+            own["since"] = event.since or None
+    elif isinstance(event, Begin):
+        own = {
+            "kind": "begin",
+            "values": {known: hex_va(value) for known, value in event.values},
+            "protection_map": [hex_va(entry) for entry in event.protection_map],
         }
     elif isinstance(event, EarlyException):
         own = {

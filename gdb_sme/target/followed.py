@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from gdb_sme.core.address import U64
 from gdb_sme.core.cr3 import CpuState
-from gdb_sme.core.ports import Field
+from gdb_sme.core.ports import Field, PhysMemory
 from gdb_sme.linux.image import START_KERNEL_MAP, KernelImage
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.symtab import NO_SYMBOLS, SymbolTable
-from gdb_sme.target.qemu import QemuPhysMemory
 from gdb_sme.target.symbols import GdbSymbols
 
 _Answer = TypeVar("_Answer")
@@ -103,16 +102,18 @@ class FollowedKernel(Kernel):
         symbols: the kernel's symbols.
         cpu: the CPU that stopped.
         image: the kernel's place.
+        virtual: reads kernel memory by virtual address, where the target knows no other way.
     """
 
     def __init__(
         self,
-        memory: QemuPhysMemory,
+        memory: PhysMemory,
         symbols: RememberedSymbols,
         cpu: CpuState,
         image: KernelImage,
+        virtual: Callable[[int, int], bytes] | None = None,
     ) -> None:
-        super().__init__(memory, symbols, (cpu,))
+        super().__init__(memory, symbols, (cpu,), virtual=virtual)
         self._place = image
         self._read: dict[str, int | None] = {}
 

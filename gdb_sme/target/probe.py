@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hardware breakpoints that answer and go on, without stopping the person's session."""
+"""Breakpoints that answer and go on, without stopping the person's session."""
 
 from __future__ import annotations
 
@@ -122,19 +122,23 @@ def _uninterrupted() -> Iterator[None]:
 
 
 class Probe(Silent):
-    """An invisible hardware breakpoint at an address.
+    """An invisible breakpoint at an address.
 
     Hardware, because the decompressor writes the kernel over software breakpoints, and because the
-    address may be physical, where nothing is mapped yet.
+    address may be physical, where nothing is mapped yet; but kgdb loses hardware breakpoints.
 
     Args:
         address: where, as the CPU will have it in RIP.
         on_hit: as for `Silent`.
+        software: whether it is to be an instruction in the guest's code.
     """
 
-    def __init__(self, address: int, on_hit: Callable[[], bool | None]) -> None:
-        super().__init__(f"*{address:#x}", on_hit, type=gdb.BP_HARDWARE_BREAKPOINT)
-        self._address = address
+    def __init__(
+        self, address: int, on_hit: Callable[[], bool | None], *, software: bool = False
+    ) -> None:
+        kind = gdb.BP_BREAKPOINT if software else gdb.BP_HARDWARE_BREAKPOINT
+        super().__init__(f"*{address:#x}", on_hit, type=kind)
+        self.address = address
 
     def hit(self, event: gdb.StopEvent) -> bool:
         """Also where a signal stopped the target right at the address.
@@ -142,7 +146,7 @@ class Probe(Silent):
         gdb does not count that as a hit, and steps over the breakpoint when it goes on.
         """
         if isinstance(event, gdb.SignalEvent):
-            return register("rip") == self._address
+            return register("rip") == self.address
         return super().hit(event)
 
 

@@ -3,25 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import gdb
 
 from gdb_sme.core.ports import Range
+from gdb_sme.errors import SmeError
 from gdb_sme.linux import tables
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
 from gdb_sme.linux.stage import BootStage, Stage, boot_stage
-from gdb_sme.linux.trace import OLD_NAMES, WATCHED, Event, Moment, Place, Timeline, Write
-from gdb_sme.target.followed import (
-    FollowedKernel,
-    RememberedSymbols,
-    symbol_address,
-    with_symbols_at,
+from gdb_sme.linux.trace import (
+    OLD_NAMES,
+    WATCHED,
+    Event,
+    Moment,
+    Place,
+    Rule,
+    Timeline,
+    Write,
 )
-from gdb_sme.target.qemu import QemuPhysMemory
-from gdb_sme.target.registers import current_cpu
+from gdb_sme.target.followed import RememberedSymbols, symbol_address, with_symbols_at
+from gdb_sme.target.probe import register
 
 _IN_COPY = BootStage(Stage.IDENTITY, "sme_encrypt_execute, in its copy behind the kernel")
 
@@ -30,9 +34,10 @@ class Recorder:
     """The events so far, and the kernel to read the next one from.
 
     Args:
-        memory: guest physical memory.
+        at_stop: the kernel at this stop, which lies where it is given.
         symbols: the symbol file's view.
         report: called with each event as it happens.
+        look: what else changed since the event of the given number, to be kept before another.
 
     Attributes:
         image: where the kernel lies, None until its entry.
@@ -43,11 +48,16 @@ class Recorder:
     """
 
     def __init__(
-        self, memory: QemuPhysMemory, symbols: RememberedSymbols, report: Callable[[Event], None]
+        self,
+        at_stop: Callable[[KernelImage], Kernel],
+        symbols: RememberedSymbols,
+        report: Callable[[Event], None],
+        look: Callable[[Kernel, Place, int], Iterable[Event]] = lambda *_: (),
     ) -> None:
-        self._memory = memory
+        self._at_stop = at_stop
         self._symbols = symbols
         self._report = report
+        self._look = look
         self._events: list[Event] = []
         self._pcs: list[int] = []
         self._stale = False
@@ -72,14 +82,16 @@ class Recorder:
             self.notes.append(f"not in this kernel: {', '.join(missing)}")
         return kernel
 
-    def timeline(self, complete: bool, state: str) -> Timeline:
+    def timeline(
+        self, complete: bool, state: str, rules: tuple[Rule, ...] | None = None
+    ) -> Timeline:
         """What was recorded so far."""
         self._refresh()
         events = tuple(
             replace(event, place=replace(event.place, source=self._source(pc)))
             for event, pc in zip(self._events, self._pcs, strict=True)
         )
-        return Timeline(events, complete, state, tuple(self.notes))
+        return Timeline(events, complete, state, tuple(self.notes), rules)
 
     def symbols_changed(self) -> None:
         """The symbol file is being loaded anew; where to, gdb knows when it is done."""
@@ -93,14 +105,17 @@ class Recorder:
         """The kernel at this stop."""
         self._refresh()
         assert self.image is not None
-        return FollowedKernel(self._memory, self._symbols, current_cpu(), self.image)
+        return self._at_stop(self.image)
 
     def place(self, kernel: Kernel) -> Place:
         """Where the CPU is that stopped; its source line is looked up later."""
         cpu = kernel.cpus[0]
-        with self._memory.batch():
+        with kernel.memory.batch():
             cr3 = kernel.cr3(cpu)
-            table = tables.identify(kernel, cr3.pa, cpu) if cr3 is not None else None
+            if cr3 is not None:
+                table = tables.identify(kernel, cr3.pa, cpu)
+            else:
+                table = tables.kernels_table(kernel, cpu)
             stage = _IN_COPY if cpu.rip in self.copy else boot_stage(kernel)
             mask = kernel.read_symbol("sme_me_mask") or 0
         return Place(
@@ -108,7 +123,7 @@ class Recorder:
             function=self.function(cpu.rip),
             source=None,
             cpu=cpu.index,
-            cr3=cpu.cr3 or 0,
+            cr3=cpu.cr3,
             table=table.name if table else None,
             stage=str(stage),
             mask=mask,
@@ -132,26 +147,39 @@ class Recorder:
         return f"{line.symtab.filename}:{line.line}" if line.symtab is not None else None
 
     def add(self, kernel: Kernel, event: Event) -> None:
-        """Keep an event, behind the writes that nobody saw until now."""
+        """Keep an event, behind what changed unseen until now."""
+        since = len(self._events)
         # Watchpoints see what the guest writes, but not what the person does.
         changed, self._changed = self._changed, False
         for name in self.values if changed else self.unwatched:
-            self.compare(kernel, event.place, name, noticed=True)
+            self.compare(kernel, event.place, name, noticed=True, since=since)
+        self._keep_changes(kernel, event.place, since)
         self._append(replace(event, number=len(self._events) + 1))
+
+    def start(self, kernel: Kernel, event: Event) -> None:
+        """Keep the first event of a trace, and behind it what there is to be compared later."""
+        self._append(replace(event, number=1))
+        self._keep_changes(kernel, event.place, 0)
+
+    def _keep_changes(self, kernel: Kernel, place: Place, since: int) -> None:
+        for change in self._look(kernel, place, since):
+            self._append(replace(change, number=len(self._events) + 1))
 
     def _append(self, event: Event) -> None:
         self._events.append(event)
         self._pcs.append(event.place.pc)
         self._report(event)
 
-    def compare(self, kernel: Kernel, place: Place | None, name: str, noticed: bool) -> None:
+    def compare(
+        self, kernel: Kernel, place: Place | None, name: str, noticed: bool, since: int = 0
+    ) -> None:
         """Keep a write if variable ``name`` has another value than before."""
         new, old = kernel.read_symbol(name), self.values[name]
         if new is None or new == old:
             return
         self.values[name] = new
         place = place or self.place(kernel)
-        self._append(Write(len(self._events) + 1, place, name, old, new, noticed))
+        self._append(Write(len(self._events) + 1, place, name, old, new, noticed, since))
 
     def _refresh(self) -> None:
         if not self._stale:
@@ -164,14 +192,28 @@ class Recorder:
 
     def notice(self, kernel: Kernel) -> None:
         """Keep the writes that no watchpoint told of, as of this stop."""
+        since = len(self._events)
         for name in self.values:
-            self.compare(kernel, None, name, noticed=True)
+            self.compare(kernel, None, name, noticed=True, since=since)
 
     def look(self) -> None:
         """With the target standing: note what was changed unseen since the last event."""
-        kernel = self.kernel()
+        kernel, since = self.kernel(), len(self._events)
         self.notice(kernel)
         place = self.place(kernel)
+        self._keep_changes(kernel, place, since)
         last = self._events[-1].place if self._events else place
-        if place.cpu == last.cpu and place.mask & place.cr3 != place.mask & last.cr3:
+        if place.cr3 is None or last.cr3 is None or place.cpu != last.cpu:
+            return
+        if place.mask & place.cr3 != place.mask & last.cr3:
             self._append(Moment(len(self._events) + 1, place, "the target stands here"))
+
+
+def panic_text(kernel: Kernel) -> str:
+    """What panic() was called with, empty when it cannot be read: to be asked at its entry."""
+    try:
+        raw = kernel.read_virtual(register("rdi"), 80)
+    except SmeError:
+        return ""
+    # A format: what comes from its first argument on is not in it.
+    return raw.partition(b"\0")[0].decode("ascii", "replace").partition("%")[0].strip()

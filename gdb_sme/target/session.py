@@ -47,7 +47,7 @@ class Session:
             raise TargetError(
                 f"{what} cannot be had over kgdb, which begins in setup_arch() at the earliest "
                 "(kgdboc_earlycon): sme_me_mask, early_pmd_flags and the first CR3 are written "
-                "before; stop and look from there on, or trace under QEMU"
+                "before; it needs QEMU's gdb stub"
             )
         if self.target.stub is None:
             raise TargetError(

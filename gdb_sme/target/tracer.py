@@ -19,6 +19,7 @@ from gdb_sme.core.paging import ENTRY_SIZE
 from gdb_sme.core.ports import Range
 from gdb_sme.errors import SmeError, TargetError
 from gdb_sme.linux import tables
+from gdb_sme.linux.compared import protection_map
 from gdb_sme.linux.fixups import FIXED_UP, early_tables, fix_ups
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
@@ -40,10 +41,12 @@ from gdb_sme.linux.trace import (
 from gdb_sme.target.code import cr3_loads
 from gdb_sme.target.connection import one_line
 from gdb_sme.target.entry import BZIMAGE_ENTRY_64, EntryFinder, at_identity
-from gdb_sme.target.followed import RememberedSymbols
-from gdb_sme.target.probe import Probe, Silent, register
+from gdb_sme.target.followed import FollowedKernel, RememberedSymbols
+from gdb_sme.target.probe import register
+from gdb_sme.target.probes import Code, Probes
 from gdb_sme.target.qemu import QemuPhysMemory
-from gdb_sme.target.recorder import Recorder
+from gdb_sme.target.recorder import Recorder, panic_text
+from gdb_sme.target.registers import current_cpu
 from gdb_sme.target.watch import Watch
 
 #: Functions whose entry is a moment of the timeline: those that run at identity addresses, ...
@@ -120,22 +123,22 @@ class Tracer:
     ) -> None:
         self._memory = memory
         self._symbols = RememberedSymbols()
-        self._record = Recorder(memory, self._symbols, report)
-        self._probes: list[Silent] = []
-        self._identity: list[Silent] = []
+        self._code = Code(self._symbols)
+        self._record = Recorder(self._at_stop, self._symbols, report)
+        self._probes = Probes(self._record.notes.append)
+        self._identity = Probes(self._record.notes.append)
         self._before: dict[str, bytes] = {}
         self._virtual = False
         self._watches: dict[str, Watch] = {}
-        self._loads: dict[str, dict[int, str]] = {}
         self._init_took_over = False
         self._protection_watch: Watch | None = None
         self._finder: EntryFinder | None = None
         self.complete = True
         self.state = "armed: waiting for the kernel's entry"
-        self._until = self._end_at(until)
+        self._until = self._code.locations(until, DEFAULT_UNTIL)
         stage = boot_stage(kernel)
         if stage.stage < Stage.IDENTITY or kernel.image is None:
-            self._finder = EntryFinder(memory, self._symbols, self._guarded(self._at_entry))
+            self._finder = EntryFinder(memory, self._symbols, self._probes.guarded(self._at_entry))
             self._look_up()
             return
         startup = find(self._symbols, "startup_64")
@@ -168,10 +171,8 @@ class Tracer:
         if self._finder is not None:
             self._finder.cancel()
             self._finder = None
-        for probe in (*self._probes, *self._identity):
-            probe.retire()
-        self._probes.clear()
-        self._identity.clear()
+        self._probes.retire()
+        self._identity.retire()
         self.state = why
 
     def symbols_changed(self) -> None:
@@ -182,32 +183,29 @@ class Tracer:
         """The person wrote to memory: what was written is noticed at the next event."""
         self._record.memory_changed()
 
-    def stopped(self) -> None:
+    @property
+    def left(self) -> str:
+        """Nothing: QEMU's stub takes back what a gdb that leaves has set."""
+        return ""
+
+    def continued(self) -> None:
+        """The target runs."""
+
+    def stopped(self, _event: gdb.StopEvent) -> None:
         """The target stands: a Ctrl-C may have kept a watchpoint from being asked, or lost it."""
         if self.active and self._record.image is not None:
-            self._guarded(lambda: self._record.notice(self._record.kernel()))()
+            self._probes.guarded(lambda: self._record.notice(self._record.kernel()))()
             self._record.unwatched |= {name for name, w in self._watches.items() if w.lost}
 
     def look(self) -> None:
         """With the target standing: note what was changed unseen since the last event."""
         if self.active and self._record.image is not None:
-            self._guarded(self._record.look)()
+            self._probes.guarded(self._record.look)()
+
+    def _at_stop(self, image: KernelImage) -> Kernel:
+        return FollowedKernel(self._memory, self._symbols, current_cpu(), image)
 
     # -- arming ----------------------------------------------------------------------------------
-
-    def _end_at(self, until: str | None) -> tuple[int, ...]:
-        """Where the trace ends: distances from _text, since the symbols may move."""
-        text = self._symbols.address("_text") or 0
-        if until is None:
-            found = find(self._symbols, DEFAULT_UNTIL)
-            return (found[1] - text,) if found else ()
-        try:
-            rest, places = gdb.decode_line(until)
-        except gdb.error as error:
-            raise TargetError(f"--until {until}: {one_line(error)}") from error
-        if rest or not places:
-            raise TargetError(f"--until {until}: {rest or until!r} is no location")
-        return tuple(place.pc - text for place in places)
 
     def _look_up(self) -> None:
         """Ask for all symbols and code now, while the person waits anyway, and not in the boot."""
@@ -215,18 +213,7 @@ class Tracer:
         for name in (*WATCHED, *OLD_NAMES, *_IDENTITY_MOMENTS, *_MOMENTS, *FIXED_UP, *others):
             find(self._symbols, name)
             self._symbols.size(name)
-        self._cr3_loads(_LOADERS)
-
-    def _guarded(self, on_hit: Callable[..., None]) -> Callable[..., None]:
-        """``on_hit``, with what keeps it from recording an event as a note instead of an error."""
-
-        def guarded(*arguments: object) -> None:
-            try:
-                on_hit(*arguments)
-            except (SmeError, gdb.error) as error:
-                self._record.notes.append(f"an event could not be read: {one_line(error)}")
-
-        return guarded
+        self._code.cr3_loads(_LOADERS)
 
     def _at_entry(self, image: KernelImage) -> None:
         self._begin(image, Stage.IDENTITY)
@@ -241,7 +228,7 @@ class Tracer:
         else:
             self._before = early_tables(kernel)
             self._go_identity()
-        self._at(BZIMAGE_ENTRY_64, self._at_reset)
+        self._probes.at(BZIMAGE_ENTRY_64, self._at_reset)
 
     def _go_identity(self) -> None:
         """Set what sees the code that runs at identity addresses."""
@@ -253,9 +240,9 @@ class Tracer:
         self._at_function(
             "sme_encrypt_execute", image.pa_of, self._at_encrypt_execute, self._identity
         )
-        for address, source in self._cr3_loads(_IDENTITY_LOADERS).items():
-            self._at(image.pa_of(address), partial(self._at_cr3_load, source), self._identity)
-        self._at_function("x86_64_start_kernel", image.va_of, self._start_kernel)
+        for address, source in self._code.cr3_loads(_IDENTITY_LOADERS).items():
+            self._identity.at(image.pa_of(address), partial(self._at_cr3_load, source))
+        self._at_function("x86_64_start_kernel", image.va_of, self._start_kernel, self._probes)
         self._arm_end(image.pa_of, self._identity)
 
     def _go_virtual(self, kernel: Kernel) -> None:
@@ -276,68 +263,43 @@ class Tracer:
         if worker is None:
             self._record.notes.append("no early_make_pgtable: early page faults cannot be seen")
         elif not freed:
-            self._at(va_of(worker[1]), self._at_early_make_pgtable)
+            self._probes.at(va_of(worker[1]), self._at_early_make_pgtable)
         if not freed:
-            self._at_function("early_fixup_exception", va_of, self._at_early_exception)
-        loads = self._cr3_loads(_LOADERS)
+            self._at_function(
+                "early_fixup_exception", va_of, self._at_early_exception, self._probes
+            )
+        loads = self._code.cr3_loads(_LOADERS)
         for address, source in loads.items():
-            if not (freed and self._in_init_text(address)):
-                self._at(va_of(address), partial(self._at_cr3_load, source))
+            if not (freed and self._code.in_init_text(address)):
+                self._probes.at(va_of(address), partial(self._at_cr3_load, source))
         if not loads:
             self._record.notes.append("no function that loads CR3 was found: loads cannot be seen")
         self._arm_end(va_of, self._probes)
 
-    def _arm_end(self, at: Callable[[int], int], keep: list[Silent]) -> None:
+    def _arm_end(self, at: Callable[[int], int], keep: Probes) -> None:
         """Last, so that a moment at the same place is recorded before."""
         for distance in self._until:
             assert self._record.image is not None
-            self._at(at(self._record.image.text + distance), self._at_until, keep)
-
-    def _at(
-        self, address: int, on_hit: Callable[[], None], keep: list[Silent] | None = None
-    ) -> Probe:
-        """Probe the run-time ``address``."""
-        probe = Probe(address, self._guarded(on_hit))
-        (self._probes if keep is None else keep).append(probe)
-        return probe
+            keep.at(at(self._record.image.text + distance), self._at_until)
 
     def _at_function(
         self,
         name: str,
         at: Callable[[int], int],
         on_hit: Callable[[], None],
-        keep: list[Silent] | None = None,
+        keep: Probes,
     ) -> None:
         found = find(self._symbols, name)
         if found is not None:
-            self._at(at(found[1]), on_hit, keep)
+            keep.at(at(found[1]), on_hit)
 
-    def _in_init_text(self, address: int) -> bool:
-        start, end = find(self._symbols, "__init_begin"), find(self._symbols, "__init_end")
-        return start is not None and end is not None and start[1] <= address < end[1]
-
-    def _cr3_loads(self, names: tuple[str, ...]) -> dict[int, str]:
-        """Address and source register of every instruction of these functions that loads CR3."""
-        loads: dict[int, str] = {}
-        for name in names:
-            found = find(self._symbols, name)
-            if found is None:
-                continue
-            start = found[1]
-            if name not in self._loads:  # by distance from the start: the symbols may move
-                self._loads[name] = {at - start: by for at, by in cr3_loads(start).items()}
-            loads |= {start + at: by for at, by in self._loads[name].items()}
-        return loads
-
-    def _watch(self, at: Callable[[int], int], keep: list[Silent]) -> None:
+    def _watch(self, at: Callable[[int], int], keep: Probes) -> None:
         for name in self._record.values:
             found = find(self._symbols, name)
             assert found is not None
             size = min(self._symbols.size(found[0]) or 8, 8)
             try:
-                watch = Watch(at(found[1]), size, self._guarded(partial(self._at_write, name)))
-                self._watches[name] = watch
-                keep.append(watch)
+                self._watches[name] = keep.watch(at(found[1]), size, partial(self._at_write, name))
             except (TargetError, gdb.error) as error:
                 if name not in self._record.unwatched:
                     self._record.unwatched.add(name)
@@ -350,7 +312,7 @@ class Tracer:
     def _at_write(self, name: str) -> None:
         self._record.compare(self._record.kernel(), None, name, noticed=False)
 
-    def _at_moment(self, name: str, at: Callable[[int], int], keep: list[Silent]) -> None:
+    def _at_moment(self, name: str, at: Callable[[int], int], keep: Probes) -> None:
         found = find(self._symbols, name)
         if found is None:
             return
@@ -358,99 +320,65 @@ class Tracer:
         def on_hit() -> None:
             kernel = self._record.kernel()
             if name != _REPEATED:
-                self._drop(probe)  # it comes once, and from here on it would only cost
+                keep.drop(probe)  # it comes once, and from here on it would only cost
             if name == "sme_early_init":
                 self._watch_protection_map(kernel)
                 self._at_return(kernel, self._sme_early_init_returns)
-            detail = self._text_at(kernel, register("rdi")) if name == "panic" else ""
+            detail = panic_text(kernel) if name == "panic" else ""
             place = self._record.place(kernel)
             self._record.add(kernel, Moment(0, place, name, detail))
 
-        probe = self._at(at(found[1]), on_hit, keep)
+        probe = keep.at(at(found[1]), on_hit)
 
     def _start_kernel(self) -> None:
         kernel = self._record.kernel()
         self._go_virtual(kernel)
         # The identity addresses are other memory from now on.
-        for probe in self._identity:
-            probe.retire()
-        self._identity.clear()
+        self._identity.retire()
         startup = find(self._symbols, "startup_64")
         if startup is not None and self._record.image is not None:
-            self._at(self._record.image.pa_of(startup[1]), self._at_reset)
+            self._probes.at(self._record.image.pa_of(startup[1]), self._at_reset)
         place = self._record.place(kernel)
         self._record.add(kernel, Moment(0, place, "x86_64_start_kernel"))
 
-    def _text_at(self, kernel: Kernel, va: int) -> str:
-        try:
-            raw = kernel.read_virtual(va, 80)
-        except SmeError:
-            return ""
-        # A format: what comes from its first argument on is not in it.
-        return raw.partition(b"\0")[0].decode("ascii", "replace").partition("%")[0].strip()
-
     def _at_return(self, kernel: Kernel, on_return: Callable[[], None]) -> None:
         """Call ``on_return`` once, where the function that was just entered returns to."""
-        probes: list[Probe] = []
-
-        def once() -> None:
-            self._drop(probes[0])
-            on_return()
-
-        probes.append(self._at(int.from_bytes(self._stack_top(kernel), "little"), once))
-
-    def _drop(self, probe: Silent) -> None:
-        probe.retire()
-        for keep in (self._probes, self._identity):
-            if probe in keep:
-                keep.remove(probe)
+        self._probes.once_at(int.from_bytes(self._stack_top(kernel), "little"), on_return)
 
     def _stack_top(self, kernel: Kernel) -> bytes:
         """The 8 bytes at RSP, at an identity or a virtual address."""
         rsp = register("rsp")
         return self._memory.read(rsp, 8) if not rsp >> 63 else kernel.read_virtual(rsp, 8)
 
-    def _protection_map(self, kernel: Kernel) -> tuple[int, ...]:
-        """The entries of protection_map, none where the kernel has it elsewhere or not at all."""
-        pa = kernel.pa_of("protection_map")
-        if pa is None:
-            return ()
-        raw = self._memory.read(pa, self._symbols.size("protection_map") or 128)
-        return tuple(
-            int.from_bytes(raw[at : at + ENTRY_SIZE], "little")
-            for at in range(0, len(raw), ENTRY_SIZE)
-        )
-
     def _watch_protection_map(self, kernel: Kernel) -> None:
         """From sme_early_init's entry on: see the first entry get the mask."""
-        found, before = find(self._symbols, "protection_map"), self._protection_map(kernel)
+        found, before = find(self._symbols, "protection_map"), protection_map(kernel)
         if found is None or not before or self._record.image is None:
             return
 
         def on_write() -> None:
             later = self._record.kernel()
-            after = self._protection_map(later)[0]
+            after = protection_map(later)[0]
             place = self._record.place(later)
             if after & place.mask and not before[0] & place.mask:
-                self._drop(watch)
+                self._probes.drop(watch)
                 detail = f"entry 0: {before[0]:#x} -> {after:#x}"
                 self._record.add(
                     later, Moment(0, place, "protection_map receives the mask", detail)
                 )
 
         try:
-            watch = Watch(self._record.image.va_of(found[1]), ENTRY_SIZE, self._guarded(on_write))
+            watch = self._probes.watch(self._record.image.va_of(found[1]), ENTRY_SIZE, on_write)
         except TargetError:
             return  # what it holds is looked at when sme_early_init returns
-        self._probes.append(watch)
         self._protection_watch = watch
 
     def _sme_early_init_returns(self) -> None:
         kernel = self._record.kernel()
         place = self._record.place(kernel)
         if self._protection_watch is not None:
-            self._drop(self._protection_watch)
-        held = self._protection_map(kernel)
+            self._probes.drop(self._protection_watch)
+        held = protection_map(kernel)
         detail = ""
         if held and place.mask:
             without = sum(not entry & place.mask for entry in held)
@@ -471,20 +399,14 @@ class Tracer:
             register("rcx") + _ENC_COPY_OFFSET, register("rcx") + _WORKAREA_COPY_END
         )
         for address, source in cr3_loads(found[1]).items():
-            self._once_at_cr3_load(self._record.copy.start + address - found[1], source)
+            self._identity.once_at(
+                self._record.copy.start + address - found[1], partial(self._at_cr3_load, source)
+            )
         # It copies the kernel onto itself byte by byte: a stop for each byte that is watched. From
         # here to the watchpoints at virtual addresses nothing writes the variables; if something
         # did, it would be noticed at the next event.
-        for probe in [probe for probe in self._identity if isinstance(probe, Watch)]:
-            self._drop(probe)
+        self._identity.drop_watches()
         self._record.memory_changed()
-
-    def _once_at_cr3_load(self, address: int, source: str) -> None:
-        def on_hit() -> None:
-            self._drop(probe)
-            self._at_cr3_load(source)
-
-        probe = self._at(address, on_hit, self._identity)
 
     def _at_cr3_load(self, source: str) -> None:
         kernel = self._record.kernel()

@@ -8,7 +8,7 @@ import pytest
 from gdb_sme.harness.kgdb import KgdbSession, When
 from gdb_sme.harness.pytest_plugin import OwnSessions
 from tests.qemu.conftest import Runner
-from tests.qemu.kgdb import C_BIT, IMAGES, KM, MASK, TASK, error_of, kgdb_session, shown, walk
+from tests.qemu.kgdb import C_BIT, IMAGES, KM, MASK, TASK, kgdb_session, shown, walk
 
 OLD_NAMES = "kgdb-6.1:old-names"
 
@@ -40,7 +40,7 @@ def test_early_kgdb(image: str) -> None:
         assert walk(gdb, f"&{name} --root {name}") == over_stub
         assert gdb.evaluate(f"$sme_pa({name})") == cr3
         assert f"has loaded {cr3:#018x}, {name}" in gdb.execute("sme cr3")
-        assert "begins in setup_arch()" in error_of(gdb, "sme trace start")
+        gdb.execute("sme trace start --quiet")  # reads all that it compares
         for command in ("sme pte page_offset_base+0x2000000", "sme dump", "sme find 0x2000000"):
             gdb.run(command)
         gdb.run("sme audit")
@@ -50,6 +50,7 @@ def test_early_kgdb(image: str) -> None:
         after = early_tables(session)
         session.resume_by_qemu()
         assert after == before
+        gdb.execute("sme trace stop")
         # kgdb itself sets debug registers here, and they work.
         assert "swallows" not in gdb.execute("hbreak init_mem_mapping")
         assert "init_mem_mapping" in gdb.execute("continue", timeout=120)

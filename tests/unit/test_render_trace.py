@@ -10,6 +10,7 @@ import pytest
 
 from gdb_sme.linux.tables import Kind
 from gdb_sme.linux.trace import (
+    Begin,
     Cr3Load,
     EarlyException,
     EarlyMapping,
@@ -17,6 +18,7 @@ from gdb_sme.linux.trace import (
     FixUp,
     Moment,
     Place,
+    TableChange,
     Timeline,
     Write,
 )
@@ -116,8 +118,47 @@ def test_columns_stages_notes_and_verdicts() -> None:
     assert [line.rpartition("  ")[2] for line in hazards] == ["[#2]", "[#3]"]
 
 
+def over_kgdb(event: Event) -> str:
+    """The event's column where the target has no CR3."""
+    place = replace(event.place, cr3=None)
+    return screen(replace(event, place=place))[2].split("early_top_pgt  ", 1)[1].strip()
+
+
+TABLE = TableChange(3, HERE, "init_top_pgt", ((273, 0, 0x67 | MASK),), since=2)
+BEGIN = Begin(1, HERE, (("sme_me_mask", MASK),), (MASK, MASK))
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (BEGIN, "the trace begins  sme_me_mask 0x800000000000  protection_map C"),
+        (replace(BEGIN, protection_map=(MASK, 1)),
+         "the trace begins  sme_me_mask 0x800000000000  protection_map 1 of 2 without the mask"),
+        (replace(BEGIN, protection_map=()), "the trace begins  sme_me_mask 0x800000000000"),
+        (TABLE, "table init_top_pgt[273]  0x0 -> 0x800000000067, changed since #2  C"),
+        (replace(TABLE, entries=((273, 0, 0x67), (274, 1, 0))),
+         "table init_top_pgt  2 entries changed, 1 of them present, changed since #2"
+         "  1 without the C-bit"),
+        (replace(TABLE, entries=((9, 1, 1), (10, MASK | 1, MASK | 1)), since=0, by_design=(9,)),
+         "table init_top_pgt  2 entries present  C  (.bss..decrypted without it: by design)"),
+        (Write(4, HERE, "cc_mask", MASK, 0, noticed=True, since=3),
+         "cc_mask  0x800000000000 -> 0x0  noticed here, changed since #3"),
+    ],
+)  # fmt: skip
+def test_events_over_kgdb(event: Event, text: str) -> None:
+    assert over_kgdb(event) == text
+
+
+def test_columns_without_cr3() -> None:
+    lines = screen(Moment(1, replace(HERE, cr3=None), "rest_init"), rules=())
+    assert lines[0].split() == ["#", "where", "CPU", "table,", "by", "the", "kernel", "event"]
+    assert lines[2].split() == ["1", "f+16", "head64.c:12", "0", "early_top_pgt", "rest_init"]
+
+
 MEMBERS = {
-    "write": {"name", "old", "new", "noticed"},
+    "begin": {"values", "protection_map"},
+    "table": {"of", "changed", "present", "without_mask", "by_design", "entries", "since"},
+    "write": {"name", "old", "new", "noticed", "since"},
     "cr3": {"value", "target", "c_bit", "by_design", "right"},
     "fault": {"address", "caller", "early_pmd_flags", "refused", "entries", "c_bit"},
     "mapping": {"address", "caller", "early_pmd_flags", "refused", "entries", "c_bit"},
@@ -140,6 +181,8 @@ def test_json() -> None:
         EarlyException(6, HERE, 13, "g"),
         Moment(7, HERE, "panic", "x"),
         EarlyException(8, HERE, 13, "g", "si", 0x7888, 0x88),
+        replace(BEGIN, number=9),
+        replace(TABLE, number=10, place=replace(HERE, cr3=None)),
     )
     said = json.loads(json.dumps(view.payload(Timeline(events, True, "ended", ("n",)))))
     assert set(said) == {"passed", "state", "complete", "notes", "events", "verdicts"}
@@ -149,9 +192,10 @@ def test_json() -> None:
         assert set(event) == PLACE | MEMBERS[event["kind"]]
     kinds = [event["kind"] for event in said["events"]]
     assert kinds == [
-        "write", "cr3", "fault", "mapping", "fix-up", "exception", "moment", "exception"
+        "write", "cr3", "fault", "mapping", "fix-up", "exception", "moment", "exception",
+        "begin", "table",
     ]  # fmt: skip
-    write, cr3, fault, unmapped, fix, exception, _, with_address = said["events"]
+    write, cr3, fault, unmapped, fix, exception, _, with_address, begin, change = said["events"]
     assert (write["old"], write["new"]) == ("0x0000000000000000", "0x0000800000000000")
     assert (cr3["c_bit"], cr3["right"], cr3["by_design"]) == (False, False, False)
     assert (fault["c_bit"], unmapped["c_bit"]) == (True, None)
@@ -159,6 +203,9 @@ def test_json() -> None:
     assert (fix["without_mask"], fix["changed"], fix["present"]) == ([510], 2, 2)
     assert (exception["register"], exception["address"]) == (None, None)
     assert with_address["address"] == "0x0000000000007888"
+    assert begin["values"] == {"sme_me_mask": "0x0000800000000000"}
+    assert begin["protection_map"] == ["0x0000800000000000"] * 2
+    assert (change["cr3"], change["since"], write["since"]) == (None, 2, None)
     assert {each["outcome"] for each in said["verdicts"]} == {"FAIL", "open"}
     assert set(said["verdicts"][0]) == {"rule", "outcome", "text", "evidence"}
 

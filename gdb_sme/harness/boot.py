@@ -65,9 +65,12 @@ def emulate_command(config: MachineConfig) -> str | None:
     return f"sme emulate {config.encryption} --c-bit {config.c_bit}"
 
 
-def at_reset(config: MachineConfig, trace: bool) -> list[str]:
-    """Return the gdb commands that prepare the boot, in their order."""
-    emulate = emulate_command(config)
+def at_start(config: MachineConfig, trace: bool, *, kgdb: bool = False) -> list[str]:
+    """Return the gdb commands for when it is connected, in their order.
+
+    With ``kgdb`` another gdb, on QEMU's stub, makes the guest find its encryption.
+    """
+    emulate = None if kgdb else emulate_command(config)
     return [*([emulate] if emulate else []), *(["sme trace start"] if trace else [])]
 
 
@@ -93,7 +96,7 @@ def write_plan(
         "settings": KGDB_SETTINGS if kgdb else (),
         "plugin": str(PLUGIN),
         "vmlinux": None if vmlinux is None else str(vmlinux),
-        "at_reset": () if kgdb else at_reset(machine.config, trace),
+        "at_start": at_start(machine.config, trace, kgdb=kgdb),
         "kaslr": machine.config.kaslr and not kgdb,
         "until": until,
         "commands": list(commands),

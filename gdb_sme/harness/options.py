@@ -186,7 +186,9 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         f"default). The image is {KGDB_IMAGE} unless you name one",
     )
     session.add_argument(
-        "--trace", action="store_true", help="record early boot: see `sme trace show` at the stop"
+        "--trace",
+        action="store_true",
+        help="record early boot: see `sme trace show` at the stop; with --kgdb from the stop on",
     )
     session.add_argument(
         "-ex", action=_Command, default=[], dest="commands", metavar="COMMAND", help="gdb command"

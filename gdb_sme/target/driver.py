@@ -7,7 +7,7 @@ The other end of the line, and what is said on it, is ``gdb_sme.harness.control`
 - ``control``: Unix socket of the harness; ``gdb_socket``: that of QEMU's stub, or of kgdb,
 - ``settings``: more of gdb's settings, for this connection,
 - ``plugin``: the extension's file; ``vmlinux``: symbols, or null,
-- ``at_reset``: commands that prepare the boot, ``sme emulate`` and ``sme trace``,
+- ``at_start``: commands for when it is connected, ``sme emulate`` and ``sme trace``,
 - ``kaslr``: whether the kernel may be anywhere, so that ``until`` is known at its entry only,
 - ``until``: ``"reset"``, ``"shell"`` (the harness stops the guest) or a location,
 - ``commands``: gdb commands to run at the stop, in order,
@@ -119,7 +119,7 @@ class _Driver:
         for setting in plan["settings"]:
             gdb.execute(f"set {setting}")
         gdb.execute(f"target remote {plan['gdb_socket']}")
-        for command in plan["at_reset"]:
+        for command in plan["at_start"]:
             gdb.execute(command)
 
     def _go_to_stop(self) -> None:

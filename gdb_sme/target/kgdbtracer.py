@@ -272,15 +272,19 @@ class KgdbTracer:
         if kind is Kind.INIT:
             self._record.add(kernel, Moment(0, place, f"{name} takes over"))
 
+    def _at_end(self) -> str:
+        """Where the trace ends, which is the last moment of it."""
+        pc, last = register("rip"), self._record.last
+        where = self._record.function(pc)
+        if not (isinstance(last, Moment) and last.place.pc == pc):  # it is one of its own
+            self._add(where)
+        return where
+
     def _at_until(self) -> None:
-        where = self._record.function(register("rip"))
-        self._add(where)
-        self.end(f"ended at {where}; all breakpoints are removed")
+        self.end(f"ended at {self._at_end()}; all breakpoints are removed")
 
     def _at_last(self) -> None:
-        where = self._record.function(register("rip"))
-        self._add(where)
         self.end(
-            f"ended at {where}: what is set when the kernel frees .init and write-protects its "
+            f"ended at {self._at_end()}: what is set when the kernel frees .init and write-protects its "
             "text cannot be taken back later; all breakpoints are removed"
         )

@@ -93,6 +93,11 @@ class Recorder:
         )
         return Timeline(events, complete, state, tuple(self.notes), rules)
 
+    @property
+    def last(self) -> Event | None:
+        """The last event, None before the first."""
+        return self._events[-1] if self._events else None
+
     def symbols_changed(self) -> None:
         """The symbol file is being loaded anew; where to, gdb knows when it is done."""
         self._stale = True

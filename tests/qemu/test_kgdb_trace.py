@@ -20,6 +20,7 @@ import pytest
 from gdb_sme.harness.gdb import Gdb
 from gdb_sme.harness.kgdb import KgdbSession, When, enter_kgdb
 from gdb_sme.harness.pytest_plugin import machine_config
+from tests.qemu.conftest import Runner
 from tests.qemu.kgdb import IMAGES, MASK, error_of, kgdb_session, over, shown
 from tests.qemu.serial_line import SerialLine
 
@@ -174,6 +175,37 @@ def test_timeline(image: str, tmp_path: Path) -> None:
     for outcome, text in outcomes.values():
         assert outcome == "open"
         assert NOT_SEEN in text
+
+
+def test_moved_by_kaslr() -> None:
+    """With gdb's symbols at their link addresses."""
+    with kgdb_session("kgdb-6.12", When.EARLY, kaslr=True) as session:
+        gdb = session.gdb
+        moved = int(shown(gdb, "sme status")["kernel"]["koff"], 16)
+        gdb.execute("sme trace start --quiet --until paging_init")
+        gdb.execute(f"break *{gdb.evaluate('(long)&paging_init') + moved:#x}")
+        gdb.execute("continue", DEADLINE)
+        said = shown(gdb, "sme trace check")
+        with by_qemu(session) as stub:
+            cr3 = stub.evaluate("$cr3")
+    assert moved
+    assert moments(said) == [
+        "cleanup_highmap", "init_mem_mapping", "init_top_pgt takes over", "paging_init"
+    ]  # fmt: skip
+    (load,) = (event for event in said["events"] if event["kind"] == "cr3")
+    assert int(load["value"], 16) == cr3
+    assert load["function"].startswith("init_mem_mapping+")
+
+
+def test_runner(runner: Runner) -> None:
+    words = ["--kgdb", "early", "--image", "kgdb-6.1", "--encryption", "sme", "--trace", "--batch"]
+    commands = ["-ex", "break *rest_init", "-ex", "continue", "-ex", "sme trace check"]
+    run = runner.run(*words, *commands)
+    assert run.returncode == 0, run.stderr
+    assert "the trace begins" in run.stdout
+    assert "init_top_pgt takes over" in run.stdout
+    assert "trace ended at rest_init; all breakpoints are removed" in run.stdout
+    assert not runner.processes()
 
 
 def fault_at(session: KgdbSession, place: str, *commands: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gdb_sme.errors import UsageError
-from gdb_sme.harness.boot import at_reset, check_stop, emulate_command
+from gdb_sme.harness.boot import at_start, check_stop, emulate_command
 from gdb_sme.harness.images import Image
 from gdb_sme.harness.layout import GIB, Encryption, MachineConfig
 from gdb_sme.harness.options import parse_arguments
@@ -96,9 +96,10 @@ def test_a_function_needs_symbols() -> None:
 
 def test_the_trace_starts_at_reset_behind_the_emulation() -> None:
     config = MachineConfig(image(None), encryption=Encryption.SME, c_bit=51)
-    assert at_reset(config, trace=True) == ["sme emulate sme --c-bit 51", "sme trace start"]
-    assert at_reset(config, trace=False) == ["sme emulate sme --c-bit 51"]
-    assert at_reset(MachineConfig(image(None)), trace=True) == ["sme trace start"]
+    assert at_start(config, trace=True) == ["sme emulate sme --c-bit 51", "sme trace start"]
+    assert at_start(config, trace=False) == ["sme emulate sme --c-bit 51"]
+    assert at_start(MachineConfig(image(None)), trace=True) == ["sme trace start"]
+    assert at_start(config, trace=True, kgdb=True) == ["sme trace start"]
 
 
 def test_the_emulation_is_asked_for_by_its_command() -> None:

@@ -2,9 +2,7 @@
 """Records the timeline of a boot over kgdb: with int3 alone, and by comparing stop with stop.
 
 kgdb's hardware breakpoints and watchpoints are lost in current stable kernels (`hardware`), and it
-has no CR3. Where an int3 may stand is bounded by what kgdb itself needs, and by what it can take
-back: once the kernel has write-protected its text, kgdb cannot restore an instruction that it
-replaced before (kgdb_arch_remove_breakpoint(), arch/x86/kernel/kgdb.c, 6.1 and 6.12).
+has no CR3. Where an int3 may stand, and for how long, is what `int3` knows.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from gdb_sme.linux.compared import Compared, protection_map
 from gdb_sme.linux.directmap import DirectMapMemory
 from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.kernel import Kernel
-from gdb_sme.linux.stage import initmem_freed, system_state_at_least
+from gdb_sme.linux.stage import initmem_freed
 from gdb_sme.linux.symbols import find
 from gdb_sme.linux.tables import Kind
 from gdb_sme.linux.trace import Begin, Cr3Load, Event, Moment, Timeline
 from gdb_sme.linux.trace_kgdb import RULES
-from gdb_sme.target.connection import remote_connection, send_packet
 from gdb_sme.target.followed import FollowedKernel, RememberedSymbols
+from gdb_sme.target.int3 import INT3, entry_of, last_places, serves_kgdb, takes_int3
 from gdb_sme.target.kgdb import KgdbRegisters
 from gdb_sme.target.probe import register
 from gdb_sme.target.probes import Code, Probes
@@ -54,10 +52,7 @@ _CHANGES = {
 }
 #: Functions of the boot that load CR3 once, and in which kgdb is not needed meanwhile.
 _LOADERS = ("init_mem_mapping", "kasan_init")
-_INT3 = b"\xcc"
-#: Where the trace ends at the latest: the first of these frees .init, the last write-protects text.
-_LAST = ("kgdb_free_init_mem", "free_initmem", "mark_rodata_ro")
-#: Where it ends by itself.
+#: Where the trace ends by itself.
 DEFAULT_UNTIL = "rest_init"
 
 
@@ -170,8 +165,15 @@ class KgdbTracer:
             return ()
         ends = self._code.locations(until, DEFAULT_UNTIL)
         text = self._symbols.address("_text") or 0
+        if until is None:
+            ends = tuple(entry_of(text + end) - text for end in ends)
         if initmem_freed(kernel) and any(self._code.in_init_text(text + end) for end in ends):
             raise TargetError(f"--until {until}: the kernel has freed its .init code already")
+        if any(serves_kgdb(self._symbols, text + end) for end in ends):
+            raise TargetError(
+                f"--until {until}: an int3 there would be the end of the machine, since kgdb, or "
+                "what serves exceptions, runs through it; choose another place"
+            )
         return ends
 
     def _begin(self, kernel: Kernel) -> None:
@@ -189,7 +191,7 @@ class KgdbTracer:
         for name, unit in _CHANGES.items():
             found = find(self._symbols, name)
             if found is not None and not (freed and self._code.in_init_text(found[1])):
-                self._at(image.va_of(found[1]), partial(self._at_change, name, unit))
+                self._at_function(image, name, partial(self._at_change, name, unit))
         self._at_function(image, "panic", self._at_panic)
         for address, source in ({} if freed else self._code.cr3_loads(_LOADERS)).items():
             self._at(image.va_of(address), partial(self._at_cr3_load, source), once=True)
@@ -198,29 +200,27 @@ class KgdbTracer:
             self._at(image.va_of(image.text + end), self._at_until)
 
     def _arm_last(self, kernel: Kernel, image: KernelImage) -> None:
-        """End before the kernel's text is write-protected."""
-        if system_state_at_least(kernel, "SYSTEM_RUNNING"):
-            return
-        names = _LAST[-1:] if initmem_freed(kernel) else _LAST
-        for name in names:
-            if find(self._symbols, name) is not None:
-                self._at_function(image, name, self._at_last)
-                return
-        raise TargetError(
-            f"none of {', '.join(names)} is in the symbol file: where breakpoints must be taken "
-            "back, before the kernel write-protects its text, is not known"
-        )
+        """End before kgdb loses what is set."""
+        names = last_places(kernel)
+        last = next((name for name in names if find(self._symbols, name) is not None), None)
+        if last is not None:
+            self._at_function(image, last, self._at_last)
+        elif names:
+            raise TargetError(
+                f"none of {', '.join(names)} is in the symbol file: where breakpoints must be "
+                "taken back, before the kernel write-protects its text, is not known"
+            )
 
     def _at_function(
         self, image: KernelImage, name: str, on_hit: Callable[[], None], once: bool = False
     ) -> None:
         found = find(self._symbols, name)
         if found is not None:
-            self._at(image.va_of(found[1]), on_hit, once)
+            self._at(image.va_of(entry_of(found[1])), on_hit, once)
 
     def _at(self, va: int, on_hit: Callable[[], None], once: bool = False) -> None:
         """Probe ``va`` if kgdb takes a breakpoint there."""
-        if not self._takes_breakpoint(va):
+        if not takes_int3(va):
             self._record.notes.append(
                 f"kgdb refuses a breakpoint at {self._record.function(va)}: not seen"
             )
@@ -228,15 +228,6 @@ class KgdbTracer:
             self._probes.once_at(va, on_hit)
         else:
             self._probes.at(va, on_hit)
-
-    def _takes_breakpoint(self, va: int) -> bool:
-        """Ask kgdb, which tries it out: gdb would ask when it continues, and then not continue."""
-        connection = remote_connection()
-        assert connection is not None
-        if send_packet(connection, f"Z0,{va:x},1") != b"OK":
-            return False
-        send_packet(connection, f"z0,{va:x},1")
-        return True
 
     # -- what happened ---------------------------------------------------------------------------
 
@@ -257,7 +248,7 @@ class KgdbTracer:
             self._add("kgdb is entered", event.stop_signal)
         elif self._record.function(pc).startswith("kgdb_breakpoint+") and (
             # Right behind it: the person has not stepped on.
-            self._record.kernel().read_virtual(pc - 1, 1) == _INT3
+            self._record.kernel().read_virtual(pc - 1, 1) == INT3
         ):
             self._add("kgdb is entered")
 
@@ -285,6 +276,6 @@ class KgdbTracer:
 
     def _at_last(self) -> None:
         self.end(
-            f"ended at {self._at_end()}: what is set when the kernel frees .init and write-protects its "
-            "text cannot be taken back later; all breakpoints are removed"
+            f"ended at {self._at_end()}: kgdb cannot take back later what is set when the kernel "
+            "frees .init and write-protects its text; all breakpoints are removed"
         )

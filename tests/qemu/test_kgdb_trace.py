@@ -177,6 +177,14 @@ def test_timeline(image: str, tmp_path: Path) -> None:
         assert NOT_SEEN in text
 
 
+def test_no_int3_where_kgdb_needs_the_code() -> None:
+    with kgdb_session("kgdb-6.12", When.EARLY) as session:
+        for place in ("__early_make_pgtable", "do_early_exception", "exc_int3", "fixup_exception"):
+            error = error_of(session.gdb, f"sme trace start --until {place}")
+            assert "the end of the machine" in error
+        assert "no trace" in error_of(session.gdb, "sme trace show")
+
+
 def test_moved_by_kaslr() -> None:
     """With gdb's symbols at their link addresses."""
     with kgdb_session("kgdb-6.12", When.EARLY, kaslr=True) as session:
@@ -491,4 +499,6 @@ def test_symbols_of_another_kernel(late: KgdbSession) -> None:
     finally:
         gdb.execute(f"file {vmlinux}")
     assert "no_such_place" in error_of(gdb, "sme trace start --until no_such_place")
+    for place in ("exc_int3", "kgdb_handle_exception", "asm_exc_debug"):
+        assert "the end of the machine" in error_of(gdb, f"sme trace start --until {place}")
     assert "has freed its .init code" in error_of(gdb, "sme trace start --until start_kernel")

@@ -384,16 +384,21 @@ def test_started_late(late: KgdbSession, tmp_path: Path) -> None:
 
 def test_ctrl_c_while_the_kernel_runs(late: KgdbSession, tmp_path: Path) -> None:
     """kgdb ignores the first, and at the second gdb gives the line up: what is left is told."""
-    gdb = late.gdb
-    gdb.execute("sme trace start --quiet")
-    going = gdb.begin("continue")
-    console = late.machine.console
-    before = console.size()
-    console.send("echo up-$((40 + 4))")
-    console.wait_for("up-44", DEADLINE, start=before)
-    gdb.interrupt()
-    gdb.interrupt()
-    output = going.result().output
+    gdb, console = late.gdb, late.machine.console
+    with SerialLine(tmp_path / "line", late.machine.kgdb_socket) as line:
+        over(late, line)
+        gdb.execute("sme trace start --quiet")
+        going = gdb.begin("continue")
+        before = console.size()
+        console.send("echo up-$((40 + 4))")
+        console.wait_for("up-44", DEADLINE, start=before)
+        gdb.interrupt()
+        deadline = time.monotonic() + DEADLINE
+        while b"\x03" not in line.sent:  # gdb has passed it on
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        gdb.interrupt()
+        output = going.result(DEADLINE).output
     said = shown(gdb, "sme trace show")
     assert int3s(late, tmp_path) == {"panic", *CHANGERS}
     for text in (output, said["state"]):

@@ -26,8 +26,8 @@ class Silent(gdb.Breakpoint):
     _stopping = 0
     #: All that are set.
     _set: ClassVar[list[Silent]] = []
-    #: Retired within a `stop`: disabled, to be deleted when the target next stands still.
-    _retired_in_stop: ClassVar[list[Silent]] = []
+    #: Retired within a `stop`, or when the target is gone: deleted when one next stands still.
+    _to_be_deleted: ClassVar[list[Silent]] = []
 
     def __init__(self, spec: str, on_hit: Callable[[], bool | None], **options: Any) -> None:
         super().__init__(spec, internal=True, **options)
@@ -79,7 +79,10 @@ class Silent(gdb.Breakpoint):
                 probe._answer()
 
     def retire(self) -> None:
-        """Delete now, or, from within any `stop`, disable now and delete at the next real stop."""
+        """Delete now; from within any `stop`, disable now and delete at the next real stop.
+
+        At the next one too when the target is gone: gdb would take it out of the target first.
+        """
         if self._retired:
             return
         self._retired = True
@@ -88,10 +91,10 @@ class Silent(gdb.Breakpoint):
             gdb.events.stop.disconnect(Silent.answer_missed)
         if not self.is_valid():
             return
-        if Silent._stopping:
+        if Silent._stopping or not _connected():
             if _connected():
                 self.enabled = False
-            Silent._retired_in_stop.append(self)
+            Silent._to_be_deleted.append(self)
         else:
             self.delete()
 
@@ -103,8 +106,8 @@ class Silent(gdb.Breakpoint):
         """
         if cls._stopping:
             return
-        while cls._retired_in_stop:
-            breakpoint_ = cls._retired_in_stop.pop()
+        while cls._to_be_deleted:
+            breakpoint_ = cls._to_be_deleted.pop()
             if breakpoint_.is_valid():
                 breakpoint_.delete()
 

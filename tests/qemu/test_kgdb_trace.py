@@ -401,6 +401,7 @@ def test_ctrl_c_while_the_kernel_runs(late: KgdbSession, tmp_path: Path) -> None
         output = going.result(DEADLINE).output
     said = shown(gdb, "sme trace show")
     assert int3s(late, tmp_path) == {"panic", *CHANGERS}
+    assert "Exception" not in output
     for text in (output, said["state"]):
         assert "kgdb still has 3 breakpoints (int3) in the kernel, at " in text
         for name in ("panic", *CHANGERS):

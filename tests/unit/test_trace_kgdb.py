@@ -117,7 +117,7 @@ def test_protection_map() -> None:
     found = verdicts(BEGIN, lost)["protection-map"]
     assert (found.outcome, found.evidence) == (Outcome.FAIL, (2,))
     assert "protection-map" not in outcomes(replace(BEGIN, protection_map=()))
-    other = replace(lost, new=MASK | 3)
+    other = replace(lost, new=MASK | 2)
     assert outcomes(BEGIN, other)["protection-map"] is Outcome.OK
 
 

@@ -22,7 +22,7 @@ from gdb_sme.errors import TargetError
 from gdb_sme.linux.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 #: A file in gdb's `info files`; its words are in the person's language, so only the shape counts.
-_FILE_LINE = re.compile(r"^\t\W(.+)\W, .*elf64-x86-64", re.MULTILINE)
+_FILE_LINE = re.compile(r"^\t\W(.+)\W, .*elf(?:32|64)-", re.MULTILINE)
 
 
 class File:

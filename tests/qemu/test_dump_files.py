@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from gdb_sme.core.elf import CoreFile, parse_core
 from gdb_sme.harness.boot import Session
 from gdb_sme.harness.gdb import PLUGIN, Gdb
 from gdb_sme.harness.images import obtain
+from gdb_sme.harness.process import tethered
 from gdb_sme.harness.pytest_plugin import SharedSessions
 from gdb_sme.linux.vmcoreinfo import parse_vmcoreinfo
 from tests.cores import core, note, prstatus
@@ -289,3 +291,24 @@ def test_a_dump_from_before_long_mode(booted: SharedSessions, dump_file: Path) -
         failed = gdb.run("sme status")
     assert failed.error is not None
     assert "of a 32-bit machine, or of one that was not in long mode yet" in failed.error
+
+
+@pytest.mark.parametrize("vmlinux", [False, True], ids=["alone", "with-a-64-bit-vmlinux"])
+def test_a_dump_of_a_32_bit_machine(dump_file: Path, vmlinux: bool) -> None:
+    """Of a real one; it stands at its reset vector."""
+    session = f"""
+        {{"execute": "qmp_capabilities"}}
+        {{"execute": "dump-guest-memory",
+          "arguments": {{"paging": false, "protocol": "file:{dump_file}"}}}}
+        {{"execute": "quit"}}
+    """
+    machine = ["qemu-system-i386", "-nodefaults", "-display", "none", "-S", "-m", "16M"]
+    command = tethered([*machine, "-qmp", "stdio"])
+    subprocess.run(command, input=session, text=True, check=True, stdout=subprocess.DEVNULL)
+    with opened(dump_file, obtain("rfc-v2").vmlinux if vmlinux else None) as gdb:
+        for command in ("sme status", "sme pte 0xffffffff81000000", "sme dump", "sme audit"):
+            failed = gdb.run(command)
+            assert failed.error == (
+                f"{' '.join(command.split()[:2])}: the dump is of a 32-bit machine, or of one that "
+                "was not in long mode yet; only x86-64 page tables can be shown"
+            )

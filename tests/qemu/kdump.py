@@ -13,7 +13,6 @@ import base64
 import gzip
 import hashlib
 import os
-import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,8 +22,9 @@ from pathlib import Path
 
 from gdb_sme.core.elf import CoreFile, parse_core
 from gdb_sme.harness.boot import Session
-from gdb_sme.harness.images.initramfs import Node, newc
+from gdb_sme.harness.images.initramfs import Node
 from gdb_sme.harness.layout import MachineConfig
+from tests.qemu.initrd import DIRECTORY, FILE, PROGRAM, with_files
 
 _SOURCE = Path(__file__).with_name("kexec_crash.c")
 _DEADLINE = 240.0
@@ -39,20 +39,15 @@ def with_crash_kernel(config: MachineConfig, directory: Path) -> MachineConfig:
     load = directory / "kexec_crash"
     subprocess.run(["gcc", "-static", "-Os", "-o", load, _SOURCE], check=True)
     assert config.image.initrd is not None
-    initrd = config.image.initrd.read_bytes()
-    file, program = stat.S_IFREG | 0o644, stat.S_IFREG | 0o755
-    more = newc(
-        (
-            Node("crash", stat.S_IFDIR | 0o755),
-            Node("crash/kernel", file, config.image.kernel.read_bytes()),
-            Node("crash/initrd", file, initrd),
-            Node("crash/load", program, load.read_bytes()),
-        )
+    made = with_files(
+        config,
+        directory,
+        Node("crash", DIRECTORY),
+        Node("crash/kernel", FILE, config.image.kernel.read_bytes()),
+        Node("crash/initrd", FILE, config.image.initrd.read_bytes()),
+        Node("crash/load", PROGRAM, load.read_bytes()),
     )
-    path = directory / "initrd"
-    path.write_bytes(initrd + bytes(-len(initrd) % 4) + more)
-    append = f"{config.append} crashkernel=128M"
-    return replace(config, append=append, image=replace(config.image, initrd=path))
+    return replace(made, append=f"{config.append} crashkernel=128M")
 
 
 def panic(session: Session) -> None:

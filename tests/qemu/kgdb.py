@@ -9,15 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from gdb_sme.harness.gdb import Gdb
-from gdb_sme.harness.kgdb import KgdbSession, When
+from gdb_sme.harness.images.initramfs import Node
+from gdb_sme.harness.kgdb import KgdbSession, When, enter_kgdb
+from gdb_sme.harness.layout import MachineConfig
 from gdb_sme.harness.pytest_plugin import machine_config
+from tests.qemu.initrd import FILE, with_files
 from tests.qemu.serial_line import SerialLine
 
 IMAGES = ("kgdb-6.1", "kgdb-6.12")
 C_BIT = 47
 MASK = 1 << C_BIT
 KM = 0xFFFFFFFF80000000
+MODULE = "crc4"
 TASK = "kgdb_info[kgdb_active.counter].task"
+
+
+#: Without ACPI the kernel has to be told where QEMU's configuration device is.
+_FW_CFG = {"kgdb-6.1": "qemu_fw_cfg.ioport=12@0x510:0:1:4"}
+
+
+def with_module(image: str, directory: Path) -> MachineConfig:
+    """A machine with SME and the module of the image; QEMU's dumps of it have VMCOREINFO."""
+    config = machine_config(
+        image,
+        "sme",
+        memory="256M",
+        qemu_args=("-device", "vmcoreinfo"),
+        append=_FW_CFG.get(image, ""),
+    )
+    module = config.image.kernel.with_name(f"{MODULE}.ko")
+    return with_files(config, directory, Node(module.name, FILE, module.read_bytes()))
+
+
+def shell(session: KgdbSession, command: str) -> str:
+    """Run a command in the guest's shell; the guest is in kgdb again then."""
+    going = session.gdb.begin("continue")
+    output, status = session.machine.console.run(command)
+    assert status == 0, output
+    enter_kgdb(session.machine)
+    going.result()
+    return output
 
 
 def kgdb_session(image: str, when: When = When.SHELL, **settings: Any) -> KgdbSession:

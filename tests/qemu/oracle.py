@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gdb_sme.harness.boot import Session
+from gdb_sme.harness.kgdb import KgdbSession
 
 #: The address bits that QEMU 7.2 prints (target/i386/monitor.c, print_pte and its callers).
 TLB_ADDRESS = 0x3FFFFFFFFF000
@@ -44,7 +45,7 @@ class Page:
         return self.va, self.raw & TLB_ADDRESS & ~(self.size - 1), flags
 
 
-def info_tlb(session: Session) -> list[tuple[int, int, str]]:
+def info_tlb(session: Session | KgdbSession) -> list[tuple[int, int, str]]:
     """Every line of ``info tlb``, by address."""
     text = session.machine.qmp.hmp("info tlb")
     found = [(int(va, 16), int(pa, 16), flags) for va, pa, flags in _LINE.findall(text)]

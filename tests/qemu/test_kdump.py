@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Real kdumps: guests with SME panic, and their vmcores are read.
 
-Three judges: the live kernel just before its crash, the raw tables in the guest's RAM, and crash.
+Judges: the live kernel just before its crash, the raw tables in the guest's RAM, and two programs
+with walkers of their own, crash and libkdumpfile.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from gdb_sme.harness.gdb import PLUGIN, Gdb
 from gdb_sme.harness.pytest_plugin import machine_config
 from tests.qemu.kdump import check_vmcore, crashed, panic, write_vmcore
 from tests.qemu.oracle import Page, Ram, walk
+from tests.qemu.other_tools import crash_walks, libkdumpfile_walks
 from tests.qemu.test_dump import pages
 
 SYMBOLS = ("init_top_pgt", "_text", "__start_bss_decrypted", "sme_me_mask")
 VARIABLES = ("page_offset_base", "vmalloc_base", "vmemmap_base")
-#: Debian 12's crash (8.0.2) opens the first, and gives up on 6.12 without a word.
 KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("debian-6.1", "sme", {}),
     ("debian-6.12", "sme", {"smp": 2, "kaslr": True, "la57": True}),
@@ -149,25 +148,19 @@ def test_find_report_and_snapshot(crash: Crash, tmp_path: Path) -> None:
     assert crash.gdb.execute("sme diff dumped").splitlines()[-1] == "no difference"
 
 
-VTOP = re.compile(r"(PGD|P4D|PUD|PMD|PTE): ([0-9a-f]+) => ([0-9a-f]+)|PAGE DIRECTORY: ([0-9a-f]+)")
-
-
 @pytest.mark.parametrize("crash", KERNELS[:1], indirect=True, ids=["debian-6.1"])
 def test_walks_are_those_of_crash(crash: Crash) -> None:
-    """crash, which takes the C-bit out of what it shows, as it learns it from the same notes."""
-    commands = "".join(f"vtop -k {va:x}\n" for va in crash.addresses if va >> 63)
-    said = subprocess.run(
-        ["crash", "-s", crash.vmlinux, crash.path],
-        input=f"set scroll off\n{commands}quit\n",
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    ).stdout
+    """crash takes the C-bit out of what it shows, as it learns it from the same notes."""
     mask = 1 << crash.status["c_bit"]
-    answers = said.split("VIRTUAL  ")[1:]
-    kernel = [walk for va, walk in zip(crash.addresses, crash.walks, strict=True) if va >> 63]
-    assert len(answers) == len(kernel), said
-    for answer, mine in zip(answers, kernel, strict=True):
-        entries = [int(raw or top, 16) for _, _, raw, top in VTOP.findall(answer)]
-        assert entries == [int(level["raw"], 16) & ~mask for level in mine]
+    kernel = {va: walk for va, walk in zip(crash.addresses, crash.walks, strict=True) if va >> 63}
+    said = crash_walks(crash.vmlinux, crash.path, list(kernel))
+    assert [entries for entries, _ in said] == [
+        [int(level["raw"], 16) & ~mask for level in walk] for walk in kernel.values()
+    ]
+
+
+def test_walks_are_those_of_libkdumpfile(crash: Crash, tmp_path: Path) -> None:
+    said = libkdumpfile_walks(tmp_path, crash.path, 0, crash.addresses)
+    assert [entries for entries, _ in said] == [
+        [raw for level in walk if (raw := int(level["raw"], 16)) & 1] for walk in crash.walks
+    ]

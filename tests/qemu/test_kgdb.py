@@ -11,20 +11,24 @@ from pathlib import Path
 import pytest
 
 from gdb_sme.harness.gdb import PLUGIN, Gdb
-from gdb_sme.harness.kgdb import KgdbSession, enter_kgdb
+from gdb_sme.harness.kgdb import KgdbSession, When, enter_kgdb
 from gdb_sme.harness.pytest_plugin import machine_config
 from tests.qemu.kgdb import (
     C_BIT,
     IMAGES,
     KM,
     MASK,
+    MODULE,
     TASK,
     error_of,
-    kgdb_session,
+    shell,
     shown,
     walk,
+    with_module,
     without_debug_information,
 )
+from tests.qemu.oracle import info_tlb
+from tests.qemu.other_tools import answer, crash_walks, libkdumpfile_walks
 
 ADDRESSES = {
     "kernel": "&init_top_pgt",
@@ -38,10 +42,24 @@ ADDRESSES = {
 
 
 @pytest.fixture(scope="module", params=IMAGES)
-def session(request: pytest.FixtureRequest) -> Iterator[KgdbSession]:
-    """A guest that its shell has sent into kgdb; each test leaves it there."""
-    with kgdb_session(request.param) as made:
+def session(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KgdbSession]:
+    """A guest that its shell has sent into kgdb, with a module; each test leaves it there."""
+    config = with_module(request.param, tmp_path_factory.mktemp("initrd"))
+    with KgdbSession(config, When.SHELL) as made:
+        shell(made, f"insmod /{MODULE}.ko")
         yield made
+
+
+@pytest.fixture(scope="module")
+def module(session: KgdbSession) -> int:
+    """Address of the module's function, by the guest."""
+    # Three times: the serial port of a busy machine doubles a character now and then.
+    listed = shell(session, f"grep ' {MODULE}\t' /proc/kallsyms > /own; cat /own /own /own")
+    found = set(re.findall(rf"^([0-9a-f]{{16}}) t {MODULE}\t", listed, re.MULTILINE))
+    assert len(found) == 1, listed
+    return int(found.pop(), 16)
 
 
 def test_status(session: KgdbSession) -> None:
@@ -119,21 +137,57 @@ def test_dump_find_and_audit_are_the_same_as_over_qemus_stub(session: KgdbSessio
     assert over_kgdb == over_stub
 
 
-def test_a_dump_made_at_the_same_stop_says_the_same(session: KgdbSession, tmp_path: Path) -> None:
-    values = [session.gdb.evaluate(text) for text in ADDRESSES.values()]
+def test_module_addresses_are_those_of_qemus_monitor(session: KgdbSession, module: int) -> None:
+    over_kgdb = walk(session.gdb, f"{module:#x}")
+    session.stop_by_qemu()
+    try:
+        over_stub = walk(session.stub, f"{module:#x}")
+        translated = session.machine.qmp.hmp(f"gva2gpa {module:#x}").strip()
+        pages = {va: (pa, flags) for va, pa, flags in info_tlb(session)}
+    finally:
+        session.resume_by_qemu()
+    assert over_kgdb == over_stub
+    assert (over_kgdb["region"], over_kgdb["outcome"]) == ("modules", "mapped")
+    assert over_kgdb["encrypted"]
+    pa, page = int(over_kgdb["pa"], 16), module & ~0xFFF
+    assert translated == f"gpa: {pa | MASK:#x}"
+    found, flags = pages[page]
+    assert found == pa - (module - page) | MASK
+    rights = over_kgdb["permissions"]
+    assert (rights["execute"], rights["write"]) == ("X" not in flags, "W" in flags) == (True, False)
+
+
+def test_a_dump_made_at_the_same_stop_says_the_same(
+    session: KgdbSession, module: int, tmp_path: Path
+) -> None:
+    """kgdb, QEMU's stub, the dump in gdb, libkdumpfile and crash, with SME active."""
+    values = [*(session.gdb.evaluate(text) for text in ADDRESSES.values()), module]
     over_kgdb = [walk(session.gdb, f"{va:#x}") for va in values]
     ranges = shown(session.gdb, "sme dump")["ranges"]
     saved = tmp_path / "dump"
+    vmlinux = session.machine.config.image.vmlinux
+    assert vmlinux is not None
     session.stop_by_qemu()
     try:
         session.machine.qmp.hmp(f"dump-guest-memory {saved}")
+        over_stub = [walk(session.stub, f"{va:#x}") for va in values]
     finally:
         session.resume_by_qemu()
+    assert over_stub == over_kgdb
     try:
-        with Gdb([str(session.machine.config.image.vmlinux), str(saved)], timeout=240) as gdb:
+        with Gdb([str(vmlinux), str(saved)], timeout=240) as gdb:
             gdb.execute(f"source {PLUGIN}")
             assert [walk(gdb, f"{va:#x}") for va in values] == over_kgdb
             assert shown(gdb, "sme dump")["ranges"] == ranges
+        root = int(over_kgdb[0]["root"]["pa"], 16)
+        assert libkdumpfile_walks(tmp_path, saved, root, values) == [
+            answer(each) for each in over_kgdb
+        ]
+        if session.machine.config.image.name.startswith("kgdb-6.1:"):
+            kernel = [va for va in values if va >> 63]
+            assert crash_walks(vmlinux, saved, kernel) == [
+                answer(each, MASK) for va, each in zip(values, over_kgdb, strict=True) if va >> 63
+            ]
     finally:
         saved.unlink()
 

@@ -26,6 +26,9 @@ bzImage:
 \tmkdir -p arch/x86/boot
 \tcp bz arch/x86/boot/bzImage
 \tcat elf arch/x86/kernel/head_64.S builds > vmlinux
+modules:
+\tmkdir -p lib
+\ttouch lib/crc4.ko
 """
 NAMES = b"early_top_pgt init_top_pgt\n"
 OLD = b"early_level4_pgt init_level4_pgt\n"

@@ -28,6 +28,9 @@ bzImage:
 \tmkdir -p arch/x86/boot
 \tcp arch/x86/kernel/head_64.S arch/x86/boot/bzImage
 \tcp kernel/events/core.c vmlinux
+modules:
+\tmkdir -p lib
+\tgrep CRC4 .config > lib/crc4.ko
 """
 CORE = """\
 static void other(void)
@@ -119,7 +122,12 @@ def test_recipe(tree: Path) -> None:
     done = make(tree, series="6.12")
     assert done.returncode == 0, done.stderr
     out = tree.parent / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["bzImage", "config", "vmlinux"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bzImage",
+        "config",
+        "crc4.ko",
+        "vmlinux",
+    ]
     options = (out / "config").read_text()
     assert "CONFIG_EFI_STUB=y" in options
     assert "CONFIG_RANDOMIZE_BASE=y" in options

@@ -3,8 +3,8 @@
 
 The package is unpacked into the cache and not installed. The recipe is a Makefile in this clone:
 ``make -f RECIPE/Makefile SOURCE=tree SERIES=series VARIANT=variant OUT=directory`` changes the tree
-as the variant needs and leaves ``bzImage``, ``vmlinux`` and ``config`` in the directory. A tree in
-which another variant was built is as good as a fresh one.
+as the variant needs and leaves ``bzImage``, ``vmlinux``, ``config`` and a module, ``crc4.ko``, in
+the directory. A tree in which another variant was built is as good as a fresh one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gdb_sme.harness.images.progress import Progress
 from gdb_sme.harness.images.recipe import recipe_hash, run_make
 from gdb_sme.harness.images.source import Taken
 
-FILES = ("bzImage", "vmlinux", "config")
+FILES = ("bzImage", "vmlinux", "config", "crc4.ko")
 _SEPARATOR = "+recipe."
 
 

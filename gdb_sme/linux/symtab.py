@@ -18,7 +18,7 @@ from typing import BinaryIO
 _HEADER = struct.Struct("<16s2HI3QI6H")
 _SECTION = struct.Struct("<2I4Q2I2Q")
 _SYMBOL = struct.Struct("<I2BH2Q")
-_SHT_SYMTAB = 2
+_SHT_SYMTAB, _SHT_RELA = 2, 4
 _MAGIC = b"\x7fELF\x02\x01"
 
 
@@ -56,13 +56,7 @@ class SymbolTable:
         """
         try:
             with path.open("rb") as file:
-                header = _HEADER.unpack(file.read(_HEADER.size))
-                if not header[0].startswith(_MAGIC):
-                    raise ValueError(f"{path} is no 64-bit little-endian ELF file")
-                at, size, count = header[6], header[11], header[12]
-                file.seek(at)
-                raw = file.read(size * count)
-                sections = [_SECTION.unpack_from(raw, size * index) for index in range(count)]
+                sections = _sections(file, path)
                 for section in sections:
                     if section[1] == _SHT_SYMTAB:
                         strings = sections[section[6]]
@@ -106,6 +100,30 @@ class SymbolTable:
             if at % len(offset) == 0:
                 yield at // len(offset)
             at = self._names.find(offset, at + 1)
+
+
+def has_relocations(path: Path) -> bool:
+    """Whether a 64-bit little-endian ELF file has sections of relocations.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file, or a damaged one.
+    """
+    try:
+        with path.open("rb") as file:
+            return any(section[1] == _SHT_RELA for section in _sections(file, path))
+    except struct.error as error:
+        raise ValueError(f"{path} is a damaged ELF file: {error}") from error
+
+
+def _sections(file: BinaryIO, path: Path) -> list[tuple[int, ...]]:
+    header = _HEADER.unpack(file.read(_HEADER.size))
+    if not header[0].startswith(_MAGIC):
+        raise ValueError(f"{path} is no 64-bit little-endian ELF file")
+    at, size, count = header[6], header[11], header[12]
+    file.seek(at)
+    raw = file.read(size * count)
+    return [_SECTION.unpack_from(raw, size * index) for index in range(count)]
 
 
 def _content(file: BinaryIO, section: tuple[int, ...]) -> bytes:

@@ -14,6 +14,7 @@ from gdb_sme.linux.image import KernelImage
 from gdb_sme.linux.symtab import SymbolTable
 from gdb_sme.target.connection import one_line
 from gdb_sme.target.session import Session
+from gdb_sme.target.symbolindex import index_at_hand
 from gdb_sme.target.symbols import GdbSymbols
 
 
@@ -32,8 +33,8 @@ def move_symbols(session: Session) -> int:
 def move_symbols_to(image: KernelImage, symbols: Symbols) -> int:
     """Load the symbol file anew at the kernel's run-time address; the bytes it moved by.
 
-    Per-CPU symbols stay: KASLR moves what they are relative to. Reading the symbols again is most
-    of the time this takes.
+    Per-CPU symbols stay: KASLR moves what they are relative to. Loading the file again is most of
+    the time this takes.
 
     Raises:
         SymbolError: the symbols are not gdb's, or have no file.
@@ -53,8 +54,9 @@ def move_symbols_to(image: KernelImage, symbols: Symbols) -> int:
     confirm = gdb.parameter("confirm")
     try:
         gdb.execute("set confirm off")
-        gdb.execute("symbol-file", to_string=True)
-        gdb.execute(f"add-symbol-file {file} -o {place:#x}{sections}", to_string=True)
+        with index_at_hand(Path(file), symbols.build_id):
+            gdb.execute("symbol-file", to_string=True)
+            gdb.execute(f"add-symbol-file {file} -o {place:#x}{sections}", to_string=True)
     except gdb.error as error:
         raise SymbolError(f"gdb did not load {file} again ({one_line(error)})") from error
     finally:

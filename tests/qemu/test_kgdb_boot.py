@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from gdb_sme.harness.boot import Session
+from gdb_sme.harness.gdb import PLUGIN, Gdb
 from gdb_sme.harness.kgdb import KgdbSession, When
-from gdb_sme.harness.pytest_plugin import OwnSessions
+from gdb_sme.harness.pytest_plugin import OwnSessions, machine_config
+from gdb_sme.linux.symtab import has_relocations
 from tests.qemu.conftest import Runner
 from tests.qemu.kgdb import C_BIT, IMAGES, KM, MASK, TASK, kgdb_session, shown, walk
 
@@ -112,6 +117,40 @@ def test_moved_by_kaslr(image: str) -> None:
         assert found["kernel"][name] == status["kernel"][name]
     assert int(found["phys_base"], 16) == phys_base
     assert int(found["kernel"]["koff"], 16) or phys_base
+
+
+INDEX_CACHE = ("show index-cache directory", "show index-cache enabled")
+
+
+def test_the_index_of_a_vmlinux_with_relocations_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To move the symbols of such a file gdb would read it anew."""
+    config = machine_config("kgdb-6.1", memory="256M", kaslr=True)
+    vmlinux = config.image.vmlinux
+    assert vmlinux is not None
+    assert has_relocations(vmlinux)
+    monkeypatch.setenv("GDB_SME_CACHE", str(tmp_path))
+    with Session(config, "shell") as session:
+        settings = [session.gdb.execute(setting) for setting in INDEX_CACHE]
+        first = moved(session.gdb)
+        assert [session.gdb.execute(setting) for setting in INDEX_CACHE] == settings
+        session.gdb.execute("disconnect")
+        (index,) = tmp_path.glob("index/*/*.gdb-index")
+        made = index.stat().st_mtime_ns
+        with Gdb([str(vmlinux)], timeout=240) as gdb:
+            gdb.execute(f"source {PLUGIN}")
+            gdb.execute(f"target remote {session.machine.gdb_socket}")
+            assert moved(gdb) == first
+        assert index.stat().st_mtime_ns == made
+
+
+def moved(gdb: Gdb) -> list[str]:
+    """What gdb makes of symbols, lines and types after `sme kaslr`; it has found an index."""
+    assert "symbols moved by" in gdb.execute("sme kaslr")
+    assert "Cache hits (this session): 1" in gdb.execute("show index-cache stats")
+    commands = ("backtrace 3", "info line start_kernel", "print &init_top_pgt", "x/s linux_banner")
+    return [gdb.execute(command) for command in (*commands, "ptype struct mm_struct")]
 
 
 def test_two_cpus() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gdb_sme.linux.symtab import NO_SYMBOLS, ElfSymbol, SymbolTable
+from gdb_sme.linux.symtab import NO_SYMBOLS, ElfSymbol, SymbolTable, has_relocations
 
 SOURCE = """
     .text
@@ -124,15 +124,26 @@ def test_a_stripped_file_knows_no_names(linked: Path, tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no 64-bit little-endian ELF file"):
-        SymbolTable.of(path)
+    for read in (SymbolTable.of, has_relocations):
+        with pytest.raises(ValueError, match="is no 64-bit little-endian ELF file"):
+            read(path)
 
 
 def test_damaged_files_are_refused(linked: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut"
     for length in (10, 100, linked.stat().st_size - 70):
         path.write_bytes(linked.read_bytes()[:length])
-        with pytest.raises(ValueError, match="is a damaged ELF file"):
-            SymbolTable.of(path)
+        for read in (SymbolTable.of, has_relocations):
+            with pytest.raises(ValueError, match="is a damaged ELF file"):
+                read(path)
     with pytest.raises(OSError, match="No such file"):
         SymbolTable.of(tmp_path / "none")
+
+
+def test_relocations(linked: Path, tmp_path: Path) -> None:
+    assert not has_relocations(linked)
+    kept = tmp_path / "kept"
+    subprocess.run(["as", "--64", "-o", tmp_path / "o"], input=b".quad used", check=True)
+    link = ["ld", "--emit-relocs", "--unresolved-symbols=ignore-all", "-e", "0"]
+    subprocess.run([*link, "-o", kept, tmp_path / "o"], check=True)
+    assert has_relocations(kept)

@@ -75,15 +75,6 @@ class DamagedError(ImageError):
     """A file of the cache is not as it was stored; the text names it."""
 
 
-def cache_directory() -> Path:
-    """Where images are kept: $GDB_SME_CACHE, or gdb_sme in the user's cache directory."""
-    if own := os.environ.get("GDB_SME_CACHE"):
-        return Path(own).absolute()
-    if user := os.environ.get("XDG_CACHE_HOME"):
-        return Path(user).absolute() / "gdb_sme"
-    return Path.home() / ".cache" / "gdb_sme"
-
-
 def replace_file(path: Path, contents: bytes) -> None:
     """Write ``path`` so that a reader sees the old contents or the new, never a part."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PARTIAL, delete=False) as file:

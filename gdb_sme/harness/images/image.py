@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gdb_sme.cachedir import cache_directory
 from gdb_sme.errors import ImageError
 from gdb_sme.harness.images import manifest
 from gdb_sme.harness.images.buildid import elf_build_id, kernel_build_id
-from gdb_sme.harness.images.cache import DamagedError, Record, Slot, cache_directory
+from gdb_sme.harness.images.cache import DamagedError, Record, Slot
 from gdb_sme.harness.images.debian_source import DebianTreeSource
 from gdb_sme.harness.images.initramfs import SHELL_MARKER, initramfs
 from gdb_sme.harness.images.manifest import Entry

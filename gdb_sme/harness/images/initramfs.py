@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdb_sme.cachedir import cache_directory
 from gdb_sme.errors import ImageError
 from gdb_sme.harness.images import cache
 from gdb_sme.harness.images.manifest import IMAGES_DIRECTORY
@@ -133,7 +134,7 @@ def initramfs() -> Path:
         OSError: the cache cannot be written.
     """
     archive = newc(parse_list(LIST, {"BUSYBOX": static_busybox()}))
-    directory = cache.cache_directory() / "initramfs"
+    directory = cache_directory() / "initramfs"
     path = directory / f"initramfs-{hashlib.sha256(archive).hexdigest()[:16]}.cpio"
     try:
         if path.read_bytes() == archive:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from gdb_sme.harness.images.initramfs import Node
 from gdb_sme.harness.layout import MachineConfig
 from tests.qemu.initrd import DIRECTORY, FILE, PROGRAM, with_files
 
-_PYTHON = Path("/usr/lib/python3.11")
+#: The tests run with the Python that gdb embeds, the system's.
+_PYTHON = Path(sysconfig.get_path("stdlib"))
 _GDB_DATA = Path("/usr/share/gdb")
 _NOT_NEEDED = ("config-*", "dist-packages", "lib2to3", "pydoc_data", "distutils", "asyncio")
 

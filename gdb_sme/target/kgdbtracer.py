@@ -212,13 +212,13 @@ class KgdbTracer:
             )
 
     def _at_function(
-        self, image: KernelImage, name: str, on_hit: Callable[[], None], once: bool = False
+        self, image: KernelImage, name: str, on_hit: Callable[[], bool | None], once: bool = False
     ) -> None:
         found = find(self._symbols, name)
         if found is not None:
             self._at(image.va_of(entry_of(found[1])), on_hit, once)
 
-    def _at(self, va: int, on_hit: Callable[[], None], once: bool = False) -> None:
+    def _at(self, va: int, on_hit: Callable[[], bool | None], once: bool = False) -> None:
         """Probe ``va`` if kgdb takes a breakpoint there."""
         if not takes_int3(va):
             self._record.notes.append(
@@ -271,11 +271,17 @@ class KgdbTracer:
             self._add(where)
         return where
 
-    def _at_until(self) -> None:
-        self.end(f"ended at {self._at_end()}; all breakpoints are removed")
+    def _at_until(self) -> bool:
+        return self._stand(f"ended at {self._at_end()}; all breakpoints are removed")
 
-    def _at_last(self) -> None:
-        self.end(
+    def _at_last(self) -> bool:
+        return self._stand(
             f"ended at {self._at_end()}: kgdb cannot take back later what is set when the kernel "
             "frees .init and write-protects its text; all breakpoints are removed"
         )
+
+    def _stand(self, why: str) -> bool:
+        """End, and let the machine stand: Ctrl-C does not stop it later."""
+        self.end(why)
+        gdb.write(f"the trace {why}; the machine stands there\n")
+        return True

@@ -37,29 +37,30 @@ class Probes:
         """Run-time addresses of the breakpoints."""
         return tuple(each.address for each in self._set if isinstance(each, Probe))
 
-    def guarded(self, on_hit: Callable[..., None]) -> Callable[..., None]:
+    def guarded(self, on_hit: Callable[..., bool | None]) -> Callable[..., bool | None]:
         """``on_hit``, with what keeps it from recording an event as a note instead of an error."""
 
-        def guarded(*arguments: object) -> None:
+        def guarded(*arguments: object) -> bool | None:
             try:
-                on_hit(*arguments)
+                return on_hit(*arguments)
             except (SmeError, gdb.error) as error:
                 self._note(f"an event could not be read: {one_line(error)}")
+                return None
 
         return guarded
 
-    def at(self, address: int, on_hit: Callable[[], None]) -> Probe:
-        """Probe the run-time ``address``."""
+    def at(self, address: int, on_hit: Callable[[], bool | None]) -> Probe:
+        """Probe the run-time ``address``; where ``on_hit`` is true the target stands."""
         probe = Probe(address, self.guarded(on_hit), software=self._software)
         self._set.append(probe)
         return probe
 
-    def once_at(self, address: int, on_hit: Callable[[], None]) -> None:
+    def once_at(self, address: int, on_hit: Callable[[], bool | None]) -> None:
         """Probe the run-time ``address`` until it is first hit."""
 
-        def once() -> None:
+        def once() -> bool | None:
             self.drop(probe)
-            on_hit()
+            return on_hit()
 
         probe = self.at(address, once)
 

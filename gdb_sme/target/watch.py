@@ -25,7 +25,7 @@ class Watch(Silent):
         TargetError: there is no hardware watchpoint left.
     """
 
-    def __init__(self, address: int, size: int, on_write: Callable[[], None]) -> None:
+    def __init__(self, address: int, size: int, on_write: Callable[[], bool | None]) -> None:
         kind = {1: "char", 2: "short", 4: "int", 8: "long"}[size]
         super().__init__(
             f"*(unsigned {kind} *) {address:#x}",

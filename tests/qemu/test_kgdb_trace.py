@@ -130,13 +130,13 @@ def test_timeline(image: str, tmp_path: Path) -> None:
             name: present(table) for name, table in found.items()
         }
 
-        gdb.execute("break *rest_init")
-        gdb.execute("continue", DEADLINE)
+        ended = gdb.execute("continue", DEADLINE)
+        assert "the trace ended at rest_init; all breakpoints are removed; the machine" in ended
         said = shown(gdb, "sme trace check")
         with by_qemu(session) as stub:
             cr3 = stub.evaluate("$cr3")
+            assert stub.evaluate("$rip") == stub.evaluate("&rest_init")
             last = {name: table_in_guest(stub, name) for name in (init, "level2_kernel_pgt")}
-        gdb.execute("delete")
         assert int3s(session, tmp_path) == set()
         going = gdb.begin("continue")
         session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
@@ -191,7 +191,6 @@ def test_moved_by_kaslr() -> None:
         gdb = session.gdb
         moved = int(shown(gdb, "sme status")["kernel"]["koff"], 16)
         gdb.execute("sme trace start --quiet --until paging_init")
-        gdb.execute(f"break *{gdb.evaluate('(long)&paging_init') + moved:#x}")
         gdb.execute("continue", DEADLINE)
         said = shown(gdb, "sme trace check")
         with by_qemu(session) as stub:
@@ -207,7 +206,7 @@ def test_moved_by_kaslr() -> None:
 
 def test_runner(runner: Runner) -> None:
     words = ["--kgdb", "early", "--image", "kgdb-6.1", "--encryption", "sme", "--trace", "--batch"]
-    commands = ["-ex", "break *rest_init", "-ex", "continue", "-ex", "sme trace check"]
+    commands = ["-ex", "continue", "-ex", "sme trace check"]
     run = runner.run(*words, *commands)
     assert run.returncode == 0, run.stderr
     assert "the trace begins" in run.stdout
@@ -221,7 +220,6 @@ def fault_at(session: KgdbSession, place: str, *commands: str) -> dict[str, Any]
     gdb = session.gdb
     gdb.execute("sme trace start --quiet")
     gdb.execute(f"break *{place}")
-    gdb.execute("break *rest_init")
     gdb.execute("continue", DEADLINE)
     with by_qemu(session) as stub:
         for command in commands:
@@ -333,12 +331,14 @@ def test_until_the_kernel_write_protects_its_text(tmp_path: Path) -> None:
     """What was set before could not be taken back after: the trace ends there in any case."""
     with kgdb_session("kgdb-6.12", When.EARLY) as session:
         session.gdb.execute("sme trace start --quiet --until run_init_process")
+        ended = session.gdb.execute("continue", DEADLINE)
+        assert "the trace ended at kgdb_free_init_mem: " in ended
+        said = shown(session.gdb, "sme trace show")
         going = session.gdb.begin("continue")
         session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
         left = int3s(session, tmp_path)
         enter_kgdb(session.machine)
         going.result()
-        said = shown(session.gdb, "sme trace show")
     assert left == set()
     assert said["state"].startswith("ended at kgdb_free_init_mem: ")
     assert moments(said)[-1] == "kgdb_free_init_mem"

@@ -157,7 +157,7 @@ def test_user_mode(boot: OwnSessions) -> None:
     assert (found["stage"], found["stage_detail"]) == ("running", "CPU 0 in user mode")
     (check,) = json.loads(session.gdb.execute("sme cr3 --json"))["cpus"]
     assert check["passed"]
-    assert re.fullmatch(r"task \d+ \((sh|init|exe)\)", check["detail"])
+    assert re.fullmatch(r"task \d+ \((sh|init|exe|setsid|cttyhack)\)", check["detail"])
     walk = json.loads(session.gdb.execute("sme pte --json $rip"))
     assert (walk["region"], walk["encrypted"], walk["symbol"]) == ("user space", True, None)
     assert walk["permissions"] == {"write": False, "user": True, "execute": True}

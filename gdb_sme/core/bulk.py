@@ -44,6 +44,8 @@ _EXPECTED = bytearray(_AT_ONCE * TABLE_SIZE)
 _FOLLOWING = np.frombuffer(_EXPECTED, _ENTRY)
 _FOLLOWING += np.arange(_AT_ONCE * ENTRIES, dtype=_ENTRY) * _ENTRY.type(PAGE_SIZE)
 
+_NONE = np.empty(0, _ENTRY)
+
 _Array = Any  # numpy.ndarray, whose generic parameters differ between NumPy 1 and 2
 
 
@@ -253,7 +255,9 @@ class AddressSpace:
         """The tables that ``entries`` point to."""
         if not self._whole:
             ends = entries.vas + _u64(facts.span - 1)
-            entries = _some(entries, (entries.vas <= self._last) & (ends >= self._start))
+            inside = (entries.vas <= self._last) & (ends >= self._start)
+            if not inside.all():
+                entries = _some(entries, inside)
         pas = entries.raws & self._address
         rows, mapped = self._rows(pas)
         good = mapped & (entries.raws & _u64(facts.pointer_reserved) == 0)
@@ -338,6 +342,8 @@ class AddressSpace:
             level.entries.allowed[tables],
         )
         leaf = every & _u64(facts.leaf_bit) != 0
+        if not leaf.any():
+            return entries, _NONE, _NONE
         pages = _some(entries, leaf)
         self._leave(pages.vas[pages.raws & _u64(facts.leaf_reserved) != 0])
         return _some(entries, ~leaf), pages.vas, self._key(pages.raws, pages.allowed)
@@ -383,13 +389,12 @@ class AddressSpace:
     def _merged(self, levels: Sequence[tuple[_Array, _Array, _Array, int]]) -> Pages:
         """The pages of all levels, in one row."""
         vas, sizes, keys = (
-            np.concatenate([np.empty(0, _ENTRY), *(each[column] for each in levels)])
-            for column in range(3)
+            np.concatenate([_NONE, *(each[column] for each in levels)]) for column in range(3)
         )
         depths = np.array([each[3] for each in levels], np.intp)
         depths = depths.repeat([len(each[0]) for each in levels])
         pages = _Runs(self._slots(vas), vas, sizes, depths, keys)
-        if len(levels) > 1:
+        if (vas[1:] < vas[:-1]).any():
             pages = _chosen(pages, np.argsort(vas, kind="stable"))
         if self._left.any():
             pages = _chosen(pages, ~self._left[pages.slots])
@@ -436,8 +441,7 @@ class AddressSpace:
         if self._left.any():
             order = order[~self._left[slots[order]]]
         if not with_tables:
-            none = np.empty(0, _ENTRY)
-            return Tables(slots[order], pas[order], none, none, none, none, none, none)
+            return Tables(slots[order], pas[order], *[_NONE] * 6)
         raws, entry_pas = (
             np.concatenate([getattr(each.entries, name) for each in levels])
             for name in ("raws", "entry_pas")

@@ -126,10 +126,13 @@ READING = (
     "sme find --conflicts",
     "sme find --symbol init_top_pgt",
     'sme find --bytes "Linux version"',
+    "sme audit",
+    "sme snapshot now",
+    "sme diff now",
 )
 
 
-def test_reading_commands_leave_the_guest_as_it_was(booted: SharedSessions) -> None:
+def test_reading_commands_leave_the_guest_as_it_was(booted: SharedSessions, tmp_path: Path) -> None:
     session = booted("debian-6.1", "sme", until="shell")
 
     def state() -> tuple[str, str]:
@@ -139,7 +142,7 @@ def test_reading_commands_leave_the_guest_as_it_was(booted: SharedSessions) -> N
         return digest.hexdigest(), session.gdb.execute("monitor info registers -a")
 
     before = state()
-    for command in READING:
+    for command in (*READING, f"sme report {tmp_path}/report.html"):
         session.gdb.execute(command)
         assert physical_mode(session) == '"0"'
         assert state() == before, command

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -75,11 +75,7 @@ class Tables:
 
     def of(self, entries: range) -> Tables:
         """Those that ``entries`` of the root lead to."""
-        part = _part(self.slots, entries)
-        return Tables(
-            self.slots[part], self.pas[part], self.depths[part], self.vas[part],
-            self.entry_pas[part], self.raws[part], self.encrypted[part], self.empty[part],
-        )  # fmt: skip
+        return _some(self, _part(self.slots, entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +100,7 @@ class Pages:
 
     def of(self, entries: range) -> Pages:
         """Those that ``entries`` of the root lead to."""
-        part = _part(self.slots, entries)
-        return Pages(
-            self.slots[part], self.vas[part], self.sizes[part], self.pas[part], self.kinds[part]
-        )
+        return _some(self, _part(self.slots, entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +140,9 @@ class _Runs:
     sizes: _Array
     depths: _Array
     keys: _Array
+
+
+_Columns = TypeVar("_Columns", Tables, Pages, _Entries, _Runs)
 
 
 @dataclass(slots=True)
@@ -395,21 +391,21 @@ class AddressSpace:
         depths = depths.repeat([len(each[0]) for each in levels])
         pages = _Runs(self._slots(vas), vas, sizes, depths, keys)
         if (vas[1:] < vas[:-1]).any():
-            pages = _chosen(pages, np.argsort(vas, kind="stable"))
+            pages = _some(pages, np.argsort(vas, kind="stable"))
         if self._left.any():
-            pages = _chosen(pages, ~self._left[pages.slots])
+            pages = _some(pages, ~self._left[pages.slots])
         again = _adjacent(pages) & (pages.keys[1:] == pages.keys[:-1])
         if again.any():
             again &= pages.sizes[:-1] == self._spans[pages.depths[:-1]]
             self._left[pages.slots[:-1][again]] = self._left[pages.slots[1:][again]] = True
-            pages = _chosen(pages, ~self._left[pages.slots])
+            pages = _some(pages, ~self._left[pages.slots])
         before, after = pages.keys[:-1], pages.keys[1:]
         linked = _adjacent(pages) & (after == before + pages.sizes[:-1])
         linked &= (after ^ before) & self._alike == 0
         if linked.any():
             heads = np.flatnonzero(np.concatenate(([True], ~linked)))
             sizes = np.add.reduceat(pages.sizes, heads)
-            pages = _chosen(pages, heads)
+            pages = _some(pages, heads)
             pages = _Runs(pages.slots, pages.vas, sizes, pages.depths, pages.keys)
         if not self._whole:
             pages = self._cut(pages)
@@ -422,7 +418,7 @@ class AddressSpace:
         start, last = self._start, self._last
         ends = pages.vas + (pages.sizes - _u64(1))
         inside = (pages.vas <= last) & (ends >= start)
-        pages, ends = _chosen(pages, inside), ends[inside]
+        pages, ends = _some(pages, inside), ends[inside]
         spans = self._spans[pages.depths]
         for at in (pages.vas < start).nonzero()[0]:
             more = _u64(start) - pages.vas[at] & ~(spans[at] - _u64(1))
@@ -483,17 +479,9 @@ def _adjacent(pages: _Runs) -> _Array:
     return next_to
 
 
-def _chosen(pages: _Runs, which: _Array) -> _Runs:
-    return _Runs(
-        pages.slots[which], pages.vas[which], pages.sizes[which], pages.depths[which],
-        pages.keys[which],
-    )  # fmt: skip
-
-
-def _some(entries: _Entries, which: _Array) -> _Entries:
-    return _Entries(
-        entries.raws[which], entries.vas[which], entries.entry_pas[which], entries.allowed[which]
-    )
+def _some(columns: _Columns, which: _Array | slice) -> _Columns:
+    """Those rows of all ``columns``."""
+    return type(columns)(*[getattr(columns, name)[which] for name in columns.__slots__])
 
 
 def _part(slots: _Array, entries: range) -> slice:

@@ -102,6 +102,16 @@ def int3s(session: KgdbSession, directory: Path) -> set[str]:
     return found
 
 
+def int3s_at_shell(session: KgdbSession, directory: Path) -> set[str]:
+    """Let the kernel run on to its shell, look there, and stop it again."""
+    going = session.gdb.begin("continue")
+    session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
+    left = int3s(session, directory)
+    enter_kgdb(session.machine)
+    going.result()
+    return left
+
+
 @pytest.mark.parametrize("image", [*IMAGES, OLD_NAMES])
 def test_timeline(image: str, tmp_path: Path) -> None:
     early = "early_level4_pgt" if image == OLD_NAMES else "early_top_pgt"
@@ -138,11 +148,7 @@ def test_timeline(image: str, tmp_path: Path) -> None:
             cr3 = stub.evaluate("$cr3")
             last = {name: table_in_guest(stub, name) for name in (init, "level2_kernel_pgt")}
         assert int3s(session, tmp_path) == set()
-        going = gdb.begin("continue")
-        session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
-        left = int3s(session, tmp_path)
-        enter_kgdb(session.machine)
-        going.result()
+        left = int3s_at_shell(session, tmp_path)
 
     assert left == set()
     assert said["state"] == "ended at rest_init; all breakpoints are removed"
@@ -334,11 +340,7 @@ def test_until_the_kernel_write_protects_its_text(tmp_path: Path) -> None:
         ended = session.gdb.execute("continue", DEADLINE)
         assert "the trace ended at kgdb_free_init_mem: " in ended
         said = shown(session.gdb, "sme trace show")
-        going = session.gdb.begin("continue")
-        session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
-        left = int3s(session, tmp_path)
-        enter_kgdb(session.machine)
-        going.result()
+        left = int3s_at_shell(session, tmp_path)
     assert left == set()
     assert said["state"].startswith("ended at kgdb_free_init_mem: ")
     assert moments(said)[-1] == "kgdb_free_init_mem"
@@ -471,11 +473,7 @@ def test_the_line_is_cut(tmp_path: Path) -> None:
         said = shown(gdb, "sme trace show")
         session.connect()
         gdb.execute("delete")
-        going = gdb.begin("continue")
-        session.machine.console.wait_for(session.machine.config.image.shell_marker, DEADLINE)
-        left = int3s(session, tmp_path)
-        enter_kgdb(session.machine)
-        going.result()
+        left = int3s_at_shell(session, tmp_path)
     assert left == set()
     assert "Traceback" not in result.output
     assert said["state"].startswith("ended: the connection to the target is gone; ")
